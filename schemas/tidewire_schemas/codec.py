@@ -1,0 +1,185 @@
+"""Bytes to messages and back, with the limits that hold before and while anything is parsed.
+
+Parsing is pydantic-core's JSON parser (jiter): it refuses invalid UTF-8, lone surrogates, numbers of more than 4,300
+digits and more than 200 levels of nesting. What it lets through (NaN, integers of more than 64 bits) the value checks
+in `messages.Run` refuse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
+
+from tidewire_schemas.errors import MalformedMessage, MessageError, MessageTooLarge, UnsupportedVersion
+from tidewire_schemas.messages import (
+    AskMessage,
+    Batch,
+    DeviceState,
+    Head,
+    HubState,
+    InMessage,
+    LogMessage,
+    Message,
+    Run,
+    UpMessage,
+)
+from tidewire_schemas.positions import Position
+from tidewire_schemas.topics import Kind
+
+PAYLOAD_BYTES_MAX: Final = 100_000
+"""Default limit of one MQTT message: every known broker takes it (AWS IoT, the smallest, takes 128 KiB)."""
+
+BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Default limit of one batch, put together from parts."""
+
+_ADAPTERS: Final[Mapping[Kind, TypeAdapter[Any]]] = {
+    "up": TypeAdapter(UpMessage),
+    "ask": TypeAdapter(AskMessage),
+    "log": TypeAdapter(LogMessage),
+    "in": TypeAdapter(InMessage),
+    "head": TypeAdapter(Head),
+    "device_state": TypeAdapter(DeviceState),
+    "hub_state": TypeAdapter(HubState),
+}
+_RUNS: Final = TypeAdapter(list[Run])
+
+_BATCH_HEADER: Final = re.compile(
+    rb'\{"v":1,"type":"batch","incarnation":"([0-9a-f]{32})","batch":([1-9][0-9]{0,15}),'
+    rb'"prev_digest":"([0-9a-f]{32})","sealed_at":(-?[0-9]{1,16}),"changes":'
+)
+
+
+class ParsedBatch(NamedTuple):
+    """A batch, and its changes as they stood on the wire, for a log entry that repeats them."""
+
+    batch: Batch
+    changes_json: bytes
+
+
+def parse(kind: Kind, payload: bytes, *, bytes_max: int = PAYLOAD_BYTES_MAX) -> Message:
+    """The message that a payload on a topic of this kind holds.
+
+    Raises:
+        MessageTooLarge: more than `bytes_max` bytes; nothing was parsed.
+        UnsupportedVersion: `v` is not this version.
+        MalformedMessage: anything else about its form.
+        ValueNotStorable: a cell holds what SQLite cannot.
+    """
+    _check_size(payload, bytes_max)
+    try:
+        message: Message = _ADAPTERS[kind].validate_json(payload)
+    except ValidationError as error:
+        raise _explained(error) from None
+    return message
+
+
+def parse_batch(payload: bytes, *, bytes_max: int = BATCH_BYTES_MAX) -> ParsedBatch:
+    """A whole batch (not a part), and the bytes of its changes; raises as `parse`."""
+    _check_size(payload, bytes_max)
+    header = _BATCH_HEADER.match(payload)
+    try:
+        if header is None or payload[-1:] != b"}":
+            batch = Batch.model_validate_json(payload)
+            return ParsedBatch(batch, encode_runs(batch.changes))
+        # The usual spelling: the slice between header and brace is parsed as one JSON value, so it is one.
+        changes_json = payload[header.end() : -1]
+        batch = Batch(
+            incarnation=header[1].decode(),
+            batch=int(header[2]),
+            prev_digest=header[3].decode(),
+            sealed_at=int(header[4]),
+            changes=_RUNS.validate_json(changes_json),
+        )
+    except ValidationError as error:
+        raise _explained(error) from None
+    return ParsedBatch(batch, changes_json)
+
+
+def encode(message: BaseModel) -> bytes:
+    """A message as compact JSON in UTF-8."""
+    return to_json(message)
+
+
+def encode_runs(runs: Iterable[Run]) -> bytes:
+    """Changes as they stand in a batch or an entry; `ties` only where there are any."""
+    return to_json(list(runs), exclude_none=True)
+
+
+def encode_batch(*, incarnation: str, batch: int, prev_digest: str, sealed_at: int, changes_json: bytes) -> bytes:
+    """A batch around its encoded changes, in the spelling that `parse_batch` reads fastest."""
+    return b'{"v":1,"type":"batch","incarnation":"%s","batch":%d,"prev_digest":"%s","sealed_at":%d,"changes":%s}' % (
+        incarnation.encode(),
+        batch,
+        prev_digest.encode(),
+        sealed_at,
+        changes_json,
+    )
+
+
+def encode_page(log: str, prev: Position, entries: Iterable[bytes]) -> bytes:
+    """A page around entries that are encoded already."""
+    return b'{"v":1,"type":"page","log":"%s","prev":[%d,%d],"entries":[%s]}' % (
+        log.encode(),
+        prev.epoch,
+        prev.seq,
+        b",".join(entries),
+    )
+
+
+def encode_replay(incarnation: str, boot: str, page: bytes, *, last: bool) -> bytes:
+    """A replay answer around a page that is encoded already."""
+    return b'{"v":1,"type":"replay","incarnation":"%s","boot":"%s","last":%s,"page":%s}' % (
+        incarnation.encode(),
+        boot.encode(),
+        b"true" if last else b"false",
+        page,
+    )
+
+
+def encode_entry(
+    *,
+    seq: int,
+    epoch: int,
+    device: str,
+    incarnation: str,
+    batch: int,
+    digest: str,
+    at: int,
+    refused_json: bytes,
+    changes_json: bytes,
+) -> bytes:
+    """A log entry around its encoded refusals and changes."""
+    return (
+        b'{"seq":%d,"epoch":%d,"device":"%s","incarnation":"%s","batch":%d,"digest":"%s","at":%d,'
+        b'"refused":%s,"changes":%s}'
+        % (
+            seq,
+            epoch,
+            device.encode(),
+            incarnation.encode(),
+            batch,
+            digest.encode(),
+            at,
+            refused_json,
+            changes_json,
+        )
+    )
+
+
+def _check_size(payload: bytes, bytes_max: int) -> None:
+    if len(payload) > bytes_max:
+        raise MessageTooLarge(size=len(payload), limit=bytes_max, limit_name="bytes_max")
+
+
+def _explained(error: ValidationError) -> MessageError:
+    """The first complaint, in one line; the sender's text is cut so that a log line stays a line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if where.split(".")[-1] == "v":
+        return UnsupportedVersion("the message is not of protocol version 1")
+    what = first["msg"].replace("\n", " ")[:200]
+    return MalformedMessage(f"{where}: {what}" if where else what)

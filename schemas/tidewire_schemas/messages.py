@@ -1,0 +1,364 @@
+"""Every message that travels, as a frozen model.
+
+One JSON document in UTF-8 per MQTT message. All carry `v`, the protocol's version, and `type`, which tells apart what
+shares a topic. Whatever answers a device carries that device's `incarnation` and `boot`, so that a clone or an earlier
+process ignores what was not meant for it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tidewire_schemas.names import Id, Identifier, TopicName
+from tidewire_schemas.positions import SAFE_INTEGER_MAX, Count, Position
+from tidewire_schemas.shapes import COLUMNS_MAX, TableShape
+from tidewire_schemas.values import WireRow, check_rows
+
+VERSION = 1
+
+Op = Literal["put", "set", "delete", "seed"]
+
+RefusalReason = Literal[
+    "key_taken",  # a concurrent insert elsewhere got this key first, and SQLite hands such keys out
+    "row_absent",  # a set on a row that is not there (deleted, or never was)
+    "row_reborn",  # the row was made anew elsewhere after this write's base: it is about another thing
+    "row_known",  # a seed where the hub holds a row or a tombstone
+    "unique",  # it clashes with another row on a UNIQUE set
+    "tied",  # it belongs together with a refused row
+    "reference",  # it references a refused row by a declared foreign key
+    "unknown_table",  # no device has declared this table
+    "unknown_column",  # the declared table has no such column
+    "wrong_key",  # the key columns are not the table's, or a key value is NULL
+    "wrong_value",  # a value that the column cannot take as it is
+]
+
+
+class Message(BaseModel):
+    """Base of all messages: frozen, no unknown fields, no coercion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    v: Literal[1] = 1
+
+
+class Component(BaseModel):
+    """Base of what messages are made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+# ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Run(Component):
+    """Changes of one table, one operation and one base: columns once, then row after row.
+
+    The first `key` columns are the key in the order of the table's PRIMARY KEY. `put` carries whole rows, `set` the key
+    and the changed columns, `delete` the key alone, `seed` whole rows that were there before the table was attached.
+    """
+
+    op: Op
+    table: Identifier
+    base: Position
+    """The entry that the device had applied when the app wrote."""
+    key: int = Field(ge=1, le=COLUMNS_MAX)
+    columns: tuple[Identifier, ...] = Field(min_length=1, max_length=COLUMNS_MAX)
+    rows: list[WireRow] = Field(min_length=1)
+    ties: tuple[Count, ...] | None = None
+    """For each row the number of the group it belongs to, 0 for none; rows of a group are refused together. Numbers
+    hold across the batch."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        width = len(self.columns)
+        if self.key > width or (self.op == "delete" and self.key != width):
+            raise ValueError(f"{self.op} names {width} columns and {self.key} of them as key")
+        if self.op == "set" and self.key == width:
+            raise ValueError("set names no column besides the key")
+        if self.ties is not None and len(self.ties) != len(self.rows):
+            raise ValueError("ties must have a number for each row")
+        check_rows(self.rows, width)
+        return self
+
+
+class Batch(Message):
+    """What a device committed, sealed: whole transactions, as a net change without inner order, deletes before puts."""
+
+    type: Literal["batch"] = "batch"
+    incarnation: Id
+    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    prev_digest: Id
+    """Digest of the bytes of the batch before; 32 zeros for the first."""
+    sealed_at: int
+    """Milliseconds since 1970 by the device's clock: for people only."""
+    changes: list[Run]
+
+
+class HeldRow(Component):
+    """A row as the hub holds it."""
+
+    columns: tuple[Identifier, ...]
+    values: WireRow
+
+
+class Refusal(Component):
+    """A row of a batch that no device applies, and what the hub holds in its place after this entry."""
+
+    table: Identifier
+    columns: tuple[Identifier, ...]
+    """Names of the key columns, as the batch spelled them."""
+    key: WireRow
+    op: Op
+    reason: RefusalReason
+    detail: str = ""
+    row: HeldRow | None
+    """The hub's row under that key after this entry, None where it has none."""
+
+
+class Entry(Component):
+    """A batch as resolved, with its place in the log."""
+
+    seq: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    epoch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    device: TopicName
+    incarnation: Id
+    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    digest: Id
+    """Digest of the batch's bytes as the device sent them."""
+    at: int
+    """Milliseconds since 1970 by the hub's clock: for people only."""
+    refused: list[Refusal]
+    changes: list[Run]
+
+    @property
+    def position(self) -> Position:
+        """The checkpoint of who has applied this entry."""
+        return Position(self.epoch, self.seq)
+
+
+# ── device → hub ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ChainPoint(Component):
+    """One batch of a device as the log has it."""
+
+    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    digest: Id
+    seq: Count
+
+
+class LastSealed(Component):
+    """The newest batch a device has sealed."""
+
+    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    digest: Id
+
+
+class Hello(Message):
+    """A device says who it is and where it stands; the hub answers with `Welcome` or `Problem`."""
+
+    type: Literal["hello"] = "hello"
+    incarnation: Id
+    boot: Id
+    log: Id | None
+    """The log it follows; None before its first handshake."""
+    position: Position
+    """Its checkpoint."""
+    epoch: Count
+    """The highest epoch it has heard of."""
+    last_sealed: LastSealed | None
+    oldest_kept: Count
+    """The lowest batch number it can still send again; 0 when it keeps none."""
+    tables: tuple[TableShape, ...]
+
+
+class ReplayRequest(Message):
+    """A device asks for entries after its checkpoint; `pages` is how many it will take before it asks again."""
+
+    type: Literal["replay_request"] = "replay_request"
+    incarnation: Id
+    boot: Id
+    position: Position
+    pages: int = Field(ge=1, le=64)
+
+
+class FreshRequest(Message):
+    """A device asks how far the log goes now."""
+
+    type: Literal["fresh_request"] = "fresh_request"
+    incarnation: Id
+    boot: Id
+    nonce: Id
+
+
+class DeviceState(Message):
+    """How a device is: retained, and as last will with state `offline`."""
+
+    type: Literal["device_state"] = "device_state"
+    state: Literal["offline", "handshaking", "catching_up", "live", "stopped", "halted"]
+    """`offline` is the last will, `stopped` a clean stop, `halted` waits for a person (see `problem`)."""
+    incarnation: Id
+    boot: Id
+    position: Position | None = None
+    pending: Count | None = None
+    """Batches sealed and not yet in the log, and changes not yet sealed."""
+    oldest_unsent_at: int | None = None
+    """When the oldest of these was sealed, milliseconds since 1970 by the device's clock."""
+    dead_letters: Count | None = None
+    problem: str | None = None
+    version: str | None = None
+
+
+# ── hub → devices ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class TableProblem(Component):
+    """Why the hub does not take a table as a device declares it."""
+
+    table: Identifier
+    code: str
+    message: str
+
+
+class Welcome(Message):
+    """The hub's answer to `Hello`: where the device stands in this log, and what to send next."""
+
+    type: Literal["welcome"] = "welcome"
+    incarnation: Id
+    boot: Id
+    log: Id
+    epoch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    head: Position
+    oldest: Count
+    """The lowest seq that replay can serve."""
+    checkpoint: Literal["on_log", "off_log"]
+    """Whether the device's checkpoint is an entry of this log (or the start of it)."""
+    accepted: ChainPoint | None
+    """The newest batch of this incarnation in the log: the device goes on with the one after."""
+    recent: tuple[ChainPoint, ...] = ()
+    """More of them, newest first, when the chains differ: the device finds the last common one."""
+    table_problems: tuple[TableProblem, ...] = ()
+    payload_bytes_max: Annotated[int, Field(ge=1024)]
+    """What the hub takes in one message; larger batches come in parts."""
+    batch_bytes_max: Annotated[int, Field(ge=1024)]
+
+
+class Ack(Message):
+    """Batches up to this one are durable in the log."""
+
+    type: Literal["ack"] = "ack"
+    incarnation: Id
+    boot: Id | None
+    """None for a device that never said Hello (such as a batch published by hand)."""
+    epoch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    digest: Id
+    seq: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+
+
+class Page(Message):
+    """Consecutive entries of the log; `prev` is the position before the first of them."""
+
+    type: Literal["page"] = "page"
+    log: Id
+    prev: Position
+    entries: list[Entry]
+
+    @model_validator(mode="after")
+    def _contiguous(self) -> Self:
+        expected = self.prev.seq + 1
+        for entry in self.entries:
+            if entry.seq != expected:
+                raise ValueError(f"entry {entry.seq} stands where {expected} belongs")
+            expected += 1
+        return self
+
+    @property
+    def end(self) -> Position:
+        """The checkpoint of who has applied this page."""
+        return self.entries[-1].position if self.entries else self.prev
+
+
+class Replay(Message):
+    """A page for one device, the same as it went out live."""
+
+    type: Literal["replay"] = "replay"
+    incarnation: Id
+    boot: Id
+    last: bool
+    """No entry followed this page when it was sent."""
+    page: Page
+
+
+class FreshAnswer(Message):
+    """How far the log went when the hub read the question."""
+
+    type: Literal["fresh_answer"] = "fresh_answer"
+    incarnation: Id
+    boot: Id
+    nonce: Id
+    head: Position
+
+
+class Problem(Message):
+    """The hub says what it could not do with something of this device."""
+
+    type: Literal["problem"] = "problem"
+    incarnation: Id | None = None
+    boot: Id | None = None
+    code: str
+    """`resend`: go on from `batch`. `fork`: the digests differ at `batch`. `log_unknown`: the device follows another
+    log. `hello_needed`: say Hello first. Or the code of the error in `message`."""
+    message: str
+    hint: str = ""
+    retry: bool = False
+    batch: Count | None = None
+
+
+class Head(Message):
+    """How far the log goes: retained, at every page and periodically."""
+
+    type: Literal["head"] = "head"
+    log: Id
+    epoch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    head: Position
+    oldest: Count
+    leader: TopicName
+    at: int
+
+
+class HubState(Message):
+    """How a hub node is: retained, and as last will with state `offline`."""
+
+    type: Literal["hub_state"] = "hub_state"
+    state: Literal["starting", "leading", "stopped", "halted", "offline"]
+    node: TopicName
+    boot: Id
+    epoch: Count | None = None
+    problem: str | None = None
+    version: str | None = None
+
+
+class Part(Message):
+    """A slice of a message that is larger than `payload_bytes_max`. Parts follow each other on the message's topic."""
+
+    TEXT_MAX: ClassVar[int] = 268_435_455
+
+    type: Literal["part"] = "part"
+    digest: Id
+    """Digest of the whole message's bytes: which message this is a part of, and the check when it is whole."""
+    part: Count
+    """From 0."""
+    parts: Annotated[int, Field(ge=2, le=1_000_000)]
+    size: Annotated[int, Field(ge=1)]
+    """Bytes of the whole message."""
+    text: str
+    """Slice of the whole message's JSON text."""
+
+
+UpMessage = Annotated[Batch | Part, Field(discriminator="type")]
+AskMessage = Annotated[Hello | ReplayRequest | FreshRequest, Field(discriminator="type")]
+LogMessage = Annotated[Page | Part, Field(discriminator="type")]
+InMessage = Annotated[Welcome | Ack | Replay | FreshAnswer | Problem | Part, Field(discriminator="type")]

@@ -1,0 +1,108 @@
+"""Messages larger than one MQTT payload: cut into parts and put together again, within a limit.
+
+A sender publishes all parts of a message one after another on the message's topic, in order, and nothing between them.
+A receiver holds at most one unfinished message per sender; anything unexpected drops it, and the protocol's own resend
+(no `Ack`, or a gap in the log) brings the whole message again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tidewire_schemas.codec import encode
+from tidewire_schemas.digest import message_digest
+from tidewire_schemas.errors import MalformedMessage, MessageTooLarge, SequenceGap
+from tidewire_schemas.messages import Part
+
+_OVERHEAD_BYTES = 300
+"""More than a part's JSON takes around its text."""
+
+
+def split(payload: bytes, payload_bytes_max: int) -> Iterator[bytes]:
+    """The payload itself if it fits, else its parts as payloads of at most `payload_bytes_max` bytes each."""
+    if len(payload) <= payload_bytes_max:
+        yield payload
+        return
+    slices = list(_text_slices(payload, payload_bytes_max - _OVERHEAD_BYTES))
+    digest = message_digest(payload)
+    for number, text in enumerate(slices):
+        yield encode(Part(digest=digest, part=number, parts=len(slices), size=len(payload), text=text))
+
+
+class Assembler:
+    """Puts the parts of one sender's messages together.
+
+    Args:
+        bytes_max: the largest whole message it will hold.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._digest = ""
+        self._texts: list[bytes] = []
+        self._size = 0
+
+    @property
+    def bytes_held(self) -> int:
+        """How much of an unfinished message it holds now."""
+        return self._size
+
+    def feed(self, part: Part) -> bytes | None:
+        """Take a part; the whole message's bytes when it was the last one, else None.
+
+        A repeated part (MQTT may deliver twice) is ignored.
+
+        Raises:
+            MessageTooLarge: the whole message would be above `bytes_max`.
+            SequenceGap: a part is missing; what was held is dropped.
+            MalformedMessage: the parts do not make the message they say they make.
+        """
+        if part.size > self._bytes_max:
+            self.drop()
+            raise MessageTooLarge(size=part.size, limit=self._bytes_max, limit_name="batch_bytes_max")
+        if part.part == 0 and part.digest != self._digest:
+            self.drop()
+            self._digest = part.digest
+        expected = len(self._texts)
+        if part.digest == self._digest and part.part < expected:
+            return None
+        if part.digest != self._digest or part.part != expected:
+            self.drop()
+            raise SequenceGap(what="part", expected=expected, got=part.part)
+        text = part.text.encode()
+        self._texts.append(text)
+        self._size += len(text)
+        if self._size > part.size:
+            self.drop()
+            raise MalformedMessage(f"the parts hold more than the {part.size} bytes they announce")
+        if part.part + 1 < part.parts:
+            return None
+        whole = b"".join(self._texts)
+        self.drop()
+        if message_digest(whole) != part.digest:
+            raise MalformedMessage("the parts do not have the digest they announce")
+        return whole
+
+    def drop(self) -> None:
+        """Forget what is held."""
+        self._digest = ""
+        self._texts = []
+        self._size = 0
+
+
+def _text_slices(payload: bytes, bytes_max: int) -> Iterator[str]:
+    """Slices of the text, none of which is above `bytes_max` once it is a JSON string again."""
+    start = 0
+    while start < len(payload):
+        end = min(start + bytes_max, len(payload))
+        while True:
+            while end < len(payload) and payload[end] & 0xC0 == 0x80:
+                end -= 1  # not inside a character
+            piece = payload[start:end]
+            # As a JSON string each quote and backslash takes one byte more.
+            excess = len(piece) + piece.count(b'"') + piece.count(b"\\") - bytes_max
+            if excess <= 0:
+                break
+            end -= (excess + 1) // 2 + 1
+        yield piece.decode()
+        start = end
