@@ -1,0 +1,1 @@
+"""What several suites share: a real broker, waiting with a deadline."""
