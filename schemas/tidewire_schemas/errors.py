@@ -10,6 +10,7 @@
     │   └── ValueNotStorable
     ├── SequenceGap             nobody: something was lost on the way and is asked for again
     ├── DatabaseError           the database file or its disk
+    ├── AlreadyRunning          the person who started a second process on the same data
     └── LinkError               the broker or the way to it (subclasses in `tidewire_link`)
 
 Every error has a stable `code` for programs, a `hint` that says what to do, and `retry`: whether the same again may
@@ -112,3 +113,13 @@ class DatabaseError(TidewireError):
     """The database file cannot be used as it is."""
 
     code = "database"
+
+
+class AlreadyRunning(TidewireError):
+    """Another process runs on this database or data directory: two would undo each other's work."""
+
+    code = "already_running"
+
+    def __init__(self, *, what: str, path: object, pid: int | None = None) -> None:
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(f"{who} already runs {what} {path}", hint="stop it first, or give this one data of its own")
