@@ -1,0 +1,118 @@
+"""What a stream needs of a durable log: acquire leadership, append, read, trim, and a few small documents.
+
+Kept this small so that a distributed engine can stand behind it: `append` is compare-and-set on (epoch, seq), which
+fences a stale leader without any clock or lease. `tests/contract/test_hub_log.py` is the port's definition; every
+backend passes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from tidewire_schemas.errors import DatabaseError
+from tidewire_schemas.positions import Epoch, Position, Seq
+
+
+class StoredEntry(NamedTuple):
+    """An entry as the log holds it."""
+
+    position: Position
+    data: bytes
+    """JSON of the `Entry`, byte for byte as it was appended and as it travels."""
+    lost: bytes = b""
+    """JSON of what the entry's refused rows held, for the conflict log: stays at the hub, empty when nothing."""
+
+
+class StaleLeader(DatabaseError):
+    """Another leader has acquired this log: nothing of this one is stored any more."""
+
+    code = "stale_leader"
+    hint = "another hub leads this stream: stop one of the two"
+
+    def __init__(self, *, ours: int, stored: int) -> None:
+        super().__init__(f"epoch {ours} is no longer the leader's: the log has epoch {stored}")
+        self.ours = ours
+        self.stored = stored
+
+
+class LogOutOfStep(DatabaseError):
+    """An append did not start where the log ends: the leader's view of the log is wrong, nothing was stored."""
+
+    code = "log_out_of_step"
+    hint = "restart the hub; if it stays, run tidewire-hub doctor"
+    retry = True
+
+    def __init__(self, *, expected: Seq, got: Seq) -> None:
+        super().__init__(f"an append after seq {got} came where the log ends at {expected}")
+        self.expected = expected
+        self.got = got
+
+
+class HubLog(Protocol):
+    """The ordered, durable log of one stream. Synchronous, used from one thread.
+
+    Every method may raise a `DatabaseError` when the storage fails; what raised left nothing half done.
+    """
+
+    @property
+    def log_id(self) -> str:
+        """32 hexadecimal digits, random, made together with the log and never changed."""
+        ...
+
+    def epoch(self) -> Epoch:
+        """The epoch of the leader that acquired the log last; 0 when none has."""
+        ...
+
+    def head(self) -> Position:
+        """Position of the newest entry; `START` while there is none."""
+        ...
+
+    def oldest(self) -> Seq:
+        """The lowest seq that `read` can give; 1 while there is none."""
+        ...
+
+    def acquire(self, epoch: Epoch) -> None:
+        """Make `epoch` the only one whose appends are stored, durably.
+
+        Raises:
+            StaleLeader: the log has this epoch or a later one already.
+        """
+        ...
+
+    def append(self, epoch: Epoch, after: Seq, entries: Sequence[StoredEntry]) -> None:
+        """Store entries numbered from `after + 1`, all or none; they are durable when this returns.
+
+        Raises:
+            StaleLeader: the log was acquired under another epoch.
+            LogOutOfStep: the log does not end at `after`.
+        """
+        ...
+
+    def read(self, after: Seq, *, bytes_max: int, entries_max: int) -> list[StoredEntry]:
+        """Consecutive entries after `after`, as many as fit both limits, but at least one if there is one.
+
+        Raises:
+            DatabaseError: `after + 1` was trimmed away, so entries would be skipped.
+        """
+        ...
+
+    def position_at(self, seq: Seq) -> Position | None:
+        """Position of the entry with this seq, None where the log has none. Seq 0 is `START`."""
+        ...
+
+    def trim(self, before: Seq) -> int:
+        """Remove entries with a seq below `before`, never the newest one; how many were removed."""
+        ...
+
+    def save_document(self, name: str, data: bytes) -> None:
+        """Store a small document beside the log, durably, in place of the one of that name."""
+        ...
+
+    def load_document(self, name: str) -> bytes | None:
+        """The document of that name, None if none was stored."""
+        ...
+
+    def close(self) -> None:
+        """Release the storage. Nothing may be called after."""
+        ...
