@@ -53,7 +53,7 @@ class Acked(NamedTuple):
 class BatchProblem(NamedTuple):
     """What could not be done with an incoming batch; the fields are those of the `Problem` message.
 
-    Codes: `resend` (go on from `batch`), `fork` (digests differ at `batch`), `internal`, or the code of a `MessageError`.
+    Codes: `resend` (go on from `batch`), `fork` (digests differ at `batch`), `internal`, or a `MessageError`'s code.
     """
 
     device: str
