@@ -24,6 +24,7 @@ import click
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
+from tidewire_link.errors import LinkError
 from tidewire_schemas.errors import AlreadyRunning, DatabaseError, SettingError, TidewireError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -234,6 +235,8 @@ def exit_code(error: BaseException) -> ExitCode:
     match error:
         case SettingError():
             return ExitCode.USAGE
+        case LinkError():
+            return ExitCode.UNREACHABLE
         case AlreadyRunning():
             return ExitCode.LOCKED
         case DatabaseError():

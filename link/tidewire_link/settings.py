@@ -51,15 +51,14 @@ class BrokerAddress(NamedTuple):
         return f"{self.scheme}://{host}:{self.port}{self.path if self.websockets else ''}"
 
 
-class LinkSettings(BaseModel):
-    """Everything about one connection to a broker. Durations are in seconds, sizes in bytes."""
+class BrokerSettings(BaseModel):
+    """What a person may set about the connection, besides the broker's address. Durations in seconds, sizes in bytes.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    The settings of agent and hub inherit from it, so that both have the same flags.
+    """
 
-    url: str = "mqtt://127.0.0.1:1883"
-    """mqtt://, mqtts://, ws:// or wss://, host, optional port; user:password@ is allowed."""
-    client_id: str = Field(min_length=1, max_length=200)
-    """The MQTT client id; a broker ends the older of two connections with the same id."""
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
+
     username: str | None = None
     """User name; wins over the one in the URL."""
     password: SecretStr | None = None
@@ -90,14 +89,27 @@ class LinkSettings(BaseModel):
     """Bytes of these, and the largest packet that is accepted from the broker."""
     unacked_max: int = Field(default=100, ge=1, le=65535)
     """Received messages beyond these limits that the broker may still send unconfirmed (MQTT 5: ReceiveMaximum)."""
-    payload_bytes_max: int = Field(default=100_000, ge=1024, le=200 * 1024 * 1024)
-    """Largest message to publish; every known broker takes 100,000 bytes."""
     ca_file: Path | None = None
     """Certificates that sign the broker's; the system's when unset."""
     cert_file: Path | None = None
     """Our own certificate, for brokers that ask for one."""
     key_file: Path | None = None
     """The key of `cert_file`, when it is not in the same file."""
+
+    def broker_values(self) -> dict[str, object]:
+        """These settings alone, to make `LinkSettings` of them."""
+        return {name: getattr(self, name) for name in BrokerSettings.model_fields}
+
+
+class LinkSettings(BrokerSettings):
+    """Everything about one connection to a broker."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    """mqtt://, mqtts://, ws:// or wss://, host, optional port; user:password@ is allowed."""
+    client_id: str = Field(min_length=1, max_length=200)
+    """The MQTT client id; a broker ends the older of two connections with the same id."""
+    payload_bytes_max: int = Field(default=100_000, ge=1024, le=200 * 1024 * 1024)
+    """Largest message to publish; every known broker takes 100,000 bytes."""
     will: Will | None = None
     """Published by the broker when we vanish."""
 
