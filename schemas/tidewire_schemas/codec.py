@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from tidewire_schemas.errors import MalformedMessage, MessageError, MessageTooLarge, UnsupportedVersion
 from tidewire_schemas.messages import (
+    VERSION,
     AskMessage,
     Batch,
     DeviceState,
@@ -36,6 +37,12 @@ PAYLOAD_BYTES_MAX: Final = 100_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 """Default limit of one batch, put together from parts."""
 
+_COMPLAINT_CHARS_MAX: Final = 160
+"""How much of a complaint's place and of its text is shown."""
+
+_COMPLAINTS_MAX: Final = 1000
+"""A message with more mistakes than this is not worth the memory of looking at the first."""
+
 _ADAPTERS: Final[Mapping[Kind, TypeAdapter[Any]]] = {
     "up": TypeAdapter(UpMessage),
     "ask": TypeAdapter(AskMessage),
@@ -45,12 +52,15 @@ _ADAPTERS: Final[Mapping[Kind, TypeAdapter[Any]]] = {
     "device_state": TypeAdapter(DeviceState),
     "hub_state": TypeAdapter(HubState),
 }
-_RUNS: Final = TypeAdapter(list[Run])
+_RUNS: Final = TypeAdapter(Annotated[list[Run], FailFast()])
 
 _BATCH_HEADER: Final = re.compile(
     rb'\{"v":1,"type":"batch","incarnation":"([0-9a-f]{32})","batch":([1-9][0-9]{0,15}),'
-    rb'"prev_digest":"([0-9a-f]{32})","sealed_at":(-?[0-9]{1,16}),"changes":'
+    rb'"prev_digest":"([0-9a-f]{32})","sealed_at":(0|-?[1-9][0-9]{0,15}),"changes":'
 )
+
+
+_VERSION: Final = re.compile(rb'\s*\{\s*"v"\s*:\s*([0-9]{1,9})\s*[,}]')
 
 
 class ParsedBatch(NamedTuple):
@@ -73,7 +83,7 @@ def parse(kind: Kind, payload: bytes, *, bytes_max: int = PAYLOAD_BYTES_MAX) -> 
     try:
         message: Message = _ADAPTERS[kind].validate_json(payload)
     except ValidationError as error:
-        raise _explained(error) from None
+        raise _explained(error, payload) from None
     return message
 
 
@@ -95,7 +105,7 @@ def parse_batch(payload: bytes, *, bytes_max: int = BATCH_BYTES_MAX) -> ParsedBa
             changes=_RUNS.validate_json(changes_json),
         )
     except ValidationError as error:
-        raise _explained(error) from None
+        raise _explained(error, payload) from None
     return ParsedBatch(batch, changes_json)
 
 
@@ -175,11 +185,20 @@ def _check_size(payload: bytes, bytes_max: int) -> None:
         raise MessageTooLarge(size=len(payload), limit=bytes_max, limit_name="bytes_max")
 
 
-def _explained(error: ValidationError) -> MessageError:
-    """The first complaint, in one line; the sender's text is cut so that a log line stays a line."""
+def _explained(error: ValidationError, payload: bytes) -> MessageError:
+    """The first complaint, in one line: what the sender wrote is cut and cleaned, so that a log line stays a line."""
+    version = _VERSION.match(payload)
+    if version is not None and int(version[1]) != VERSION:
+        return UnsupportedVersion(f"the message is of protocol version {int(version[1])}")
+    if error.error_count() > _COMPLAINTS_MAX:
+        return MalformedMessage(f"{error.error_count()} things are wrong with its form")
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if where.split(".")[-1] == "v":
-        return UnsupportedVersion("the message is not of protocol version 1")
-    what = first["msg"].replace("\n", " ")[:200]
+    if first["loc"][-1:] == ("v",) and first["type"] != "extra_forbidden":
+        return UnsupportedVersion(f"the message is not of protocol version {VERSION}")
+    where = _one_line(".".join(str(part) for part in first["loc"]))
+    what = _one_line(first["msg"])
     return MalformedMessage(f"{where}: {what}" if where else what)
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text[:_COMPLAINT_CHARS_MAX])

@@ -7,6 +7,7 @@ Source: https://sqlite.org/datatype3.html, sections 3 (affinity), 4.1 (compariso
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
@@ -20,7 +21,7 @@ from tidewire_schemas.values import INTEGER_MAX, INTEGER_MIN, RawText, Value, en
 Affinity: TypeAlias = Literal["INTEGER", "REAL", "TEXT", "BLOB", "NUMERIC"]
 Collation: TypeAlias = Literal["BINARY", "NOCASE", "RTRIM"]
 
-_INTEGER_TEXT: Final = re.compile(r"[ \t\n\v\f\r]*[+-]?[0-9]+[ \t\n\v\f\r]*")
+_INTEGER_TEXT: Final = re.compile(r"[ \t\n\v\f\r]*([+-]?)0*([0-9]+)[ \t\n\v\f\r]*")
 _REAL_TEXT: Final = re.compile(r"[ \t\n\v\f\r]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t\n\v\f\r]*")
 _RAW_FOLD: Final = bytes.maketrans(bytes(range(65, 91)), bytes(range(97, 123)))
 
@@ -54,22 +55,33 @@ def apply_affinity(value: Value, affinity: Affinity) -> Value:
         return str(value)
     if isinstance(value, str):
         value = _number_in(value)
-    if isinstance(value, float) and affinity != "REAL":
+    if affinity == "REAL":
+        # A REAL column keeps whole numbers as integers on disk, and there the sign of -0.0 is lost.
+        return value + 0.0 if isinstance(value, int | float) else value
+    if isinstance(value, float) and INTEGER_MIN < value < INTEGER_MAX:
         return _as_integer(value)
-    if isinstance(value, int) and affinity == "REAL":
-        return float(value)
     return value
 
 
 def _comparable(value: Value, collation: Collation) -> object:
     if isinstance(value, float):
         return encode(_as_integer(value))
-    if isinstance(value, str) and collation != "BINARY":
-        return fold(value) if collation == "NOCASE" else value.rstrip(" ")
-    if isinstance(value, RawText) and collation != "BINARY":
-        data = value.data
-        return encode(RawText(data.translate(_RAW_FOLD) if collation == "NOCASE" else data.rstrip(b" ")))
-    return encode(value)
+    if collation == "BINARY" or not isinstance(value, str | RawText):
+        return encode(value)
+    if collation == "NOCASE":
+        return _without_case(value)
+    return value.rstrip(" ") if isinstance(value, str) else encode(RawText(value.data.rstrip(b" ")))
+
+
+def _without_case(value: str | RawText) -> object:
+    if isinstance(value, str) and "\0" not in value:
+        return fold(value)
+    data = value.encode() if isinstance(value, str) else value.data
+    before, zero, _ = data.partition(b"\0")
+    if zero:
+        # NOCASE compares up to the first NUL, and then the lengths.
+        return [base64.b16encode(before.translate(_RAW_FOLD)).decode("ascii"), len(data)]
+    return encode(RawText(data.translate(_RAW_FOLD)))
 
 
 def _as_integer(value: float) -> int | float:
@@ -81,9 +93,9 @@ def _as_integer(value: float) -> int | float:
 
 def _number_in(text: str) -> Value:
     """The number that a whole text spells, or the text."""
-    if _INTEGER_TEXT.fullmatch(text):
-        number = int(text) if len(text) < 40 else None
-        if number is not None and INTEGER_MIN <= number <= INTEGER_MAX:
+    if whole := _INTEGER_TEXT.fullmatch(text):
+        sign, digits = whole.groups()
+        if len(digits) < 20 and INTEGER_MIN <= (number := int(sign + digits)) <= INTEGER_MAX:
             return number
         return float(text)
     if _REAL_TEXT.fullmatch(text):

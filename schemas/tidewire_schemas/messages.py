@@ -7,16 +7,20 @@ process ignores what was not meant for it.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
-from tidewire_schemas.names import Id, Identifier, TopicName
-from tidewire_schemas.positions import SAFE_INTEGER_MAX, Count, Position
+from tidewire_schemas.names import Id, Identifier, TopicName, fold
+from tidewire_schemas.positions import Count, Millis, Ordinal, Position
 from tidewire_schemas.shapes import COLUMNS_MAX, TableShape
 from tidewire_schemas.values import WireRow, check_rows
 
-VERSION = 1
+VERSION: Final = 1
+
+PAYLOAD_BYTES_MIN: Final = 1024
+"""No side may ask for smaller messages than this: a part must hold more than its own header."""
 
 Op = Literal["put", "set", "delete", "seed"]
 
@@ -35,12 +39,28 @@ RefusalReason = Literal[
 ]
 
 
+Version = Annotated[int, Field(ge=VERSION, le=VERSION), WithJsonSchema({"const": VERSION})]
+"""The protocol's version. Not a Literal, which would take `true` and `1.0` as well."""
+
+
+def _demand_v_and_type(schema: dict[str, Any]) -> None:
+    """Python may leave them to their defaults, the wire may not."""
+    required = schema.get("required", [])
+    schema["required"] = [*(name for name in ("v", "type") if name in schema["properties"]), *required]
+
+
 class Message(BaseModel):
     """Base of all messages: frozen, no unknown fields, no coercion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_demand_v_and_type)
 
-    v: Literal[1] = 1
+    v: Version = VERSION
+
+    @model_validator(mode="after")
+    def _says_what_it_is(self, info: ValidationInfo) -> Self:
+        if info.mode == "json" and not {"v", "type"} <= self.model_fields_set:
+            raise PydanticCustomError("missing", "`v` and `type` are required")
+        return self
 
 
 class Component(BaseModel):
@@ -50,6 +70,9 @@ class Component(BaseModel):
 
 
 # ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+Ties = Annotated[tuple[Count, ...], Field(fail_fast=True)]
 
 
 class Run(Component):
@@ -64,9 +87,9 @@ class Run(Component):
     base: Position
     """The entry that the device had applied when the app wrote."""
     key: int = Field(ge=1, le=COLUMNS_MAX)
-    columns: tuple[Identifier, ...] = Field(min_length=1, max_length=COLUMNS_MAX)
-    rows: list[WireRow] = Field(min_length=1)
-    ties: tuple[Count, ...] | None = None
+    columns: Annotated[tuple[Identifier, ...], FailFast()] = Field(min_length=1, max_length=COLUMNS_MAX)
+    rows: Annotated[list[WireRow], FailFast()] = Field(min_length=1)
+    ties: Ties | None = None
     """For each row the number of the group it belongs to, 0 for none; rows of a group are refused together. Numbers
     hold across the batch."""
 
@@ -77,6 +100,8 @@ class Run(Component):
             raise ValueError(f"{self.op} names {width} columns and {self.key} of them as key")
         if self.op == "set" and self.key == width:
             raise ValueError("set names no column besides the key")
+        if len(set(fold("\0".join(self.columns)).split("\0"))) != width:
+            raise ValueError(f"{self.op} names a column twice")
         if self.ties is not None and len(self.ties) != len(self.rows):
             raise ValueError("ties must have a number for each row")
         check_rows(self.rows, width)
@@ -88,12 +113,12 @@ class Batch(Message):
 
     type: Literal["batch"] = "batch"
     incarnation: Id
-    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    batch: Ordinal
     prev_digest: Id
     """Digest of the bytes of the batch before; 32 zeros for the first."""
-    sealed_at: int
+    sealed_at: Millis
     """Milliseconds since 1970 by the device's clock: for people only."""
-    changes: list[Run]
+    changes: Annotated[list[Run], FailFast()]
 
 
 class HeldRow(Component):
@@ -101,6 +126,11 @@ class HeldRow(Component):
 
     columns: tuple[Identifier, ...]
     values: WireRow
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_rows([self.values], len(self.columns))
+        return self
 
 
 class Refusal(Component):
@@ -116,21 +146,26 @@ class Refusal(Component):
     row: HeldRow | None
     """The hub's row under that key after this entry, None where it has none."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_rows([self.key], len(self.columns))
+        return self
+
 
 class Entry(Component):
     """A batch as resolved, with its place in the log."""
 
-    seq: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
-    epoch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    seq: Ordinal
+    epoch: Ordinal
     device: TopicName
     incarnation: Id
-    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    batch: Ordinal
     digest: Id
     """Digest of the batch's bytes as the device sent them."""
-    at: int
+    at: Millis
     """Milliseconds since 1970 by the hub's clock: for people only."""
-    refused: list[Refusal]
-    changes: list[Run]
+    refused: Annotated[list[Refusal], FailFast()]
+    changes: Annotated[list[Run], FailFast()]
 
     @property
     def position(self) -> Position:
@@ -144,7 +179,7 @@ class Entry(Component):
 class ChainPoint(Component):
     """One batch of a device as the log has it."""
 
-    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    batch: Ordinal
     digest: Id
     seq: Count
 
@@ -152,7 +187,7 @@ class ChainPoint(Component):
 class LastSealed(Component):
     """The newest batch a device has sealed."""
 
-    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    batch: Ordinal
     digest: Id
 
 
@@ -171,7 +206,7 @@ class Hello(Message):
     last_sealed: LastSealed | None
     oldest_kept: Count
     """The lowest batch number it can still send again; 0 when it keeps none."""
-    tables: tuple[TableShape, ...]
+    tables: Annotated[tuple[TableShape, ...], FailFast()]
 
 
 class ReplayRequest(Message):
@@ -204,7 +239,7 @@ class DeviceState(Message):
     position: Position | None = None
     pending: Count | None = None
     """Batches sealed and not yet in the log, and changes not yet sealed."""
-    oldest_unsent_at: int | None = None
+    oldest_unsent_at: Millis | None = None
     """When the oldest of these was sealed, milliseconds since 1970 by the device's clock."""
     dead_letters: Count | None = None
     problem: str | None = None
@@ -229,7 +264,7 @@ class Welcome(Message):
     incarnation: Id
     boot: Id
     log: Id
-    epoch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    epoch: Ordinal
     head: Position
     oldest: Count
     """The lowest seq that replay can serve."""
@@ -240,9 +275,10 @@ class Welcome(Message):
     recent: tuple[ChainPoint, ...] = ()
     """More of them, newest first, when the chains differ: the device finds the last common one."""
     table_problems: tuple[TableProblem, ...] = ()
-    payload_bytes_max: Annotated[int, Field(ge=1024)]
+    payload_bytes_max: Annotated[Ordinal, Field(ge=PAYLOAD_BYTES_MIN)]
     """What the hub takes in one message; larger batches come in parts."""
-    batch_bytes_max: Annotated[int, Field(ge=1024)]
+    batch_bytes_max: Annotated[Ordinal, Field(ge=PAYLOAD_BYTES_MIN)]
+    """What the hub takes as one batch, put together from its parts."""
 
 
 class Ack(Message):
@@ -252,10 +288,10 @@ class Ack(Message):
     incarnation: Id
     boot: Id | None
     """None for a device that never said Hello (such as a batch published by hand)."""
-    epoch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
-    batch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    epoch: Ordinal
+    batch: Ordinal
     digest: Id
-    seq: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    seq: Ordinal
 
 
 class Page(Message):
@@ -264,7 +300,7 @@ class Page(Message):
     type: Literal["page"] = "page"
     log: Id
     prev: Position
-    entries: list[Entry]
+    entries: Annotated[list[Entry], FailFast()]
 
     @model_validator(mode="after")
     def _contiguous(self) -> Self:
@@ -322,11 +358,11 @@ class Head(Message):
 
     type: Literal["head"] = "head"
     log: Id
-    epoch: Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+    epoch: Ordinal
     head: Position
     oldest: Count
     leader: TopicName
-    at: int
+    at: Millis
 
 
 class HubState(Message):
@@ -344,18 +380,22 @@ class HubState(Message):
 class Part(Message):
     """A slice of a message that is larger than `payload_bytes_max`. Parts follow each other on the message's topic."""
 
-    TEXT_MAX: ClassVar[int] = 268_435_455
-
     type: Literal["part"] = "part"
     digest: Id
     """Digest of the whole message's bytes: which message this is a part of, and the check when it is whole."""
     part: Count
     """From 0."""
     parts: Annotated[int, Field(ge=2, le=1_000_000)]
-    size: Annotated[int, Field(ge=1)]
+    size: Ordinal
     """Bytes of the whole message."""
-    text: str
+    text: str = Field(min_length=1)
     """Slice of the whole message's JSON text."""
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        if self.part >= self.parts:
+            raise ValueError(f"part {self.part} of {self.parts} does not exist: they count from 0")
+        return self
 
 
 UpMessage = Annotated[Batch | Part, Field(discriminator="type")]

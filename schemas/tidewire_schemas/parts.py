@@ -1,25 +1,33 @@
 """Messages larger than one MQTT payload: cut into parts and put together again, within a limit.
 
 A sender publishes all parts of a message one after another on the message's topic, in order, and nothing between them.
-A receiver holds at most one unfinished message per sender; anything unexpected drops it, and the protocol's own resend
-(no `Ack`, or a gap in the log) brings the whole message again.
+A receiver holds at most one unfinished message per sender; anything unexpected drops it, is reported once, and the
+protocol's own resend (no `Ack`, or a gap in the log) brings the whole message again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic_core import to_json
+
 from tidewire_schemas.codec import encode
 from tidewire_schemas.digest import message_digest
-from tidewire_schemas.errors import MalformedMessage, MessageTooLarge, SequenceGap
-from tidewire_schemas.messages import Part
+from tidewire_schemas.errors import MalformedMessage, MessageTooLarge, SequenceGap, SettingError
+from tidewire_schemas.messages import PAYLOAD_BYTES_MIN, Part
 
 _OVERHEAD_BYTES = 300
 """More than a part's JSON takes around its text."""
 
 
 def split(payload: bytes, payload_bytes_max: int) -> Iterator[bytes]:
-    """The payload itself if it fits, else its parts as payloads of at most `payload_bytes_max` bytes each."""
+    """The payload (JSON text) itself if it fits, else its parts as payloads of at most `payload_bytes_max` bytes each.
+
+    Raises:
+        SettingError: `payload_bytes_max` is too small to hold parts.
+    """
+    if payload_bytes_max < PAYLOAD_BYTES_MIN:
+        raise SettingError(f"payload_bytes_max={payload_bytes_max} is below {PAYLOAD_BYTES_MIN}")
     if len(payload) <= payload_bytes_max:
         yield payload
         return
@@ -39,6 +47,7 @@ class Assembler:
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._digest = ""
+        self._closed = ""  # the message last finished or given up: more parts of it are stragglers
         self._texts: list[bytes] = []
         self._size = 0
 
@@ -50,44 +59,54 @@ class Assembler:
     def feed(self, part: Part) -> bytes | None:
         """Take a part; the whole message's bytes when it was the last one, else None.
 
-        A repeated part (MQTT may deliver twice) is ignored.
+        A repeated part (MQTT may deliver twice) is ignored, and so are the further parts of a message that was
+        reported as lost, until it begins anew.
 
         Raises:
             MessageTooLarge: the whole message would be above `bytes_max`.
             SequenceGap: a part is missing; what was held is dropped.
             MalformedMessage: the parts do not make the message they say they make.
         """
+        begins = part.part == 0 and part.digest != self._digest
+        if not begins and part.digest == self._closed:
+            return None
         if part.size > self._bytes_max:
-            self.drop()
+            self._close(part.digest)
             raise MessageTooLarge(size=part.size, limit=self._bytes_max, limit_name="batch_bytes_max")
-        if part.part == 0 and part.digest != self._digest:
+        if begins:
             self.drop()
             self._digest = part.digest
-        expected = len(self._texts)
+        expected = len(self._texts) if part.digest == self._digest else 0
         if part.digest == self._digest and part.part < expected:
             return None
-        if part.digest != self._digest or part.part != expected:
-            self.drop()
+        if part.part != expected:
+            self._close(part.digest)
             raise SequenceGap(what="part", expected=expected, got=part.part)
         text = part.text.encode()
         self._texts.append(text)
         self._size += len(text)
-        if self._size > part.size:
-            self.drop()
-            raise MalformedMessage(f"the parts hold more than the {part.size} bytes they announce")
-        if part.part + 1 < part.parts:
+        last = part.part + 1 == part.parts
+        if self._size > part.size or (last and self._size != part.size):
+            held = self._size
+            self._close(part.digest)
+            raise MalformedMessage(f"the parts hold {held} bytes where they announce {part.size}")
+        if not last:
             return None
         whole = b"".join(self._texts)
-        self.drop()
+        self._close(part.digest)
         if message_digest(whole) != part.digest:
             raise MalformedMessage("the parts do not have the digest they announce")
         return whole
 
     def drop(self) -> None:
-        """Forget what is held."""
-        self._digest = ""
+        """Forget all that is held and remembered, as after a lost connection."""
+        self._digest = self._closed = ""
         self._texts = []
         self._size = 0
+
+    def _close(self, digest: str) -> None:
+        self.drop()
+        self._closed = digest
 
 
 def _text_slices(payload: bytes, bytes_max: int) -> Iterator[str]:
@@ -98,11 +117,10 @@ def _text_slices(payload: bytes, bytes_max: int) -> Iterator[str]:
         while True:
             while end < len(payload) and payload[end] & 0xC0 == 0x80:
                 end -= 1  # not inside a character
-            piece = payload[start:end]
-            # As a JSON string each quote and backslash takes one byte more.
-            excess = len(piece) + piece.count(b'"') + piece.count(b"\\") - bytes_max
-            if excess <= 0:
+            text = payload[start:end].decode()
+            as_json = len(to_json(text))  # quotes, backslashes and line ends take more bytes than they are
+            if as_json <= bytes_max:
                 break
-            end -= (excess + 1) // 2 + 1
-        yield piece.decode()
+            end = start + (end - start) * bytes_max // as_json
+        yield text
         start = end

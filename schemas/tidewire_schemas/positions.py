@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NamedTuple, NewType
+from typing import Annotated, Any, Final, NamedTuple, NewType
 
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 SAFE_INTEGER_MAX: Final = 2**53 - 1
 """Numbers of the protocol stay below this, so that every JSON reader keeps them exact."""
@@ -21,12 +22,31 @@ BatchNo = NewType("BatchNo", int)
 Count = Annotated[int, Field(ge=0, le=SAFE_INTEGER_MAX)]
 """A non-negative integer that every JSON reader keeps exact."""
 
+Ordinal = Annotated[int, Field(ge=1, le=SAFE_INTEGER_MAX)]
+"""The same, counted from 1."""
+
+Millis = Annotated[int, Field(ge=-SAFE_INTEGER_MAX, le=SAFE_INTEGER_MAX)]
+"""Milliseconds since 1970 by the writer's clock, which may be wrong: for people only."""
+
 
 class Position(NamedTuple):
     """A checkpoint: an entry's epoch and seq. Equal pairs mean equal logs up to there. On the wire `[epoch, seq]`."""
 
-    epoch: Annotated[int, Field(ge=0, le=SAFE_INTEGER_MAX)]
-    seq: Annotated[int, Field(ge=0, le=SAFE_INTEGER_MAX)]
+    epoch: int
+    seq: int
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """An array of two: pydantic's own schema of a NamedTuple would take an object as well."""
+        count = core_schema.int_schema(ge=0, le=SAFE_INTEGER_MAX, strict=True)
+        pair = core_schema.tuple_schema([count, count])
+        return core_schema.no_info_after_validator_function(cls._make, pair)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: Any) -> dict[str, Any]:
+        """`[epoch, seq]`, in words that every draft of JSON Schema has."""
+        count = {"type": "integer", "minimum": 0, "maximum": SAFE_INTEGER_MAX}
+        return {"type": "array", "title": "Position", "items": count, "minItems": 2, "maxItems": 2}
 
 
 START: Final = Position(0, 0)

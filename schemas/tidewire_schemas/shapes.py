@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validat
 
 from tidewire_schemas.keys import Affinity, Collation
 from tidewire_schemas.names import Identifier, fold
-from tidewire_schemas.values import VALUE_SCHEMA
+from tidewire_schemas.values import VALUE_SCHEMA, check_rows
 
 COLUMNS_MAX = 2000
 """SQLite's own default limit of columns in a table."""
@@ -32,6 +32,11 @@ class ColumnShape(Shape):
     default: WireValueField = None
     """Its constant default; None where it has none or one that is not constant (such as CURRENT_TIMESTAMP)."""
 
+    @model_validator(mode="after")
+    def _storable(self) -> Self:
+        check_rows([[self.default]], 1)
+        return self
+
 
 class UniqueSet(Shape):
     """Columns that are UNIQUE together, with the collation by which their index compares."""
@@ -52,6 +57,13 @@ class ForeignKey(Shape):
     columns: tuple[Identifier, ...] = Field(min_length=1)
     table: Identifier
     references: tuple[Identifier, ...]
+    """The columns there; empty where the declaration names none, which means that table's PRIMARY KEY."""
+
+    @model_validator(mode="after")
+    def _same_length(self) -> Self:
+        if self.references and len(self.columns) != len(self.references):
+            raise ValueError("a referenced column for each column is needed")
+        return self
 
 
 class TableShape(Shape):
@@ -72,6 +84,8 @@ class TableShape(Shape):
         known = set(names)
         if len(known) != len(names):
             raise ValueError(f"table {self.name!r} names a column twice")
+        if len(set(map(fold, self.key))) != len(self.key) or (self.key_is_rowid and len(self.key) != 1):
+            raise ValueError(f"table {self.name!r} has no such key as {', '.join(self.key)[:80]!r}")
         used = [*self.key]
         for unique in self.unique:
             used.extend(unique.columns)
