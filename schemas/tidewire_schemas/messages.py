@@ -399,6 +399,6 @@ class Part(Message):
 
 
 UpMessage = Annotated[Batch | Part, Field(discriminator="type")]
-AskMessage = Annotated[Hello | ReplayRequest | FreshRequest, Field(discriminator="type")]
+AskMessage = Annotated[Hello | ReplayRequest | FreshRequest | Part, Field(discriminator="type")]
 LogMessage = Annotated[Page | Part, Field(discriminator="type")]
 InMessage = Annotated[Welcome | Ack | Replay | FreshAnswer | Problem | Part, Field(discriminator="type")]

@@ -1,7 +1,7 @@
 """Topic names: built and parsed here and nowhere else.
 
     tidewire/v1/stream/{stream}/up/{device}     device → hub    Batch, Part
-    tidewire/v1/stream/{stream}/ask/{device}    device → hub    Hello, ReplayRequest, FreshRequest
+    tidewire/v1/stream/{stream}/ask/{device}    device → hub    Hello, ReplayRequest, FreshRequest, Part
     tidewire/v1/stream/{stream}/log             hub → all       Page, Part
     tidewire/v1/stream/{stream}/head            hub → all       Head (retained)
     tidewire/v1/device/{device}/in/{stream}     hub → device    Welcome, Ack, Replay, FreshAnswer, Problem, Part
