@@ -1,0 +1,96 @@
+"""Pages that have come and are not yet applied. Pure, and bounded by count and bytes."""
+
+from __future__ import annotations
+
+import bisect
+import enum
+from collections.abc import Callable
+
+from tidewire_schemas.messages import Page
+from tidewire_schemas.positions import Position
+
+
+class Next(enum.Enum):
+    """Why there is no page to apply."""
+
+    NOTHING = enum.auto()
+    """No page waits."""
+    GAP = enum.auto()
+    """Pages wait, and what comes before them is missing."""
+    FORK = enum.auto()
+    """A page holds this place under another epoch."""
+
+
+class PageBuffer:
+    """Pages in the order of the log, whatever order they came in.
+
+    When it is full the page that is farthest away goes, as it would be applied last; the log holds it still.
+
+    Args:
+        count_max: how many pages may wait.
+        bytes_max: how many bytes of pages may wait. One page is always taken, however large.
+    """
+
+    def __init__(self, count_max: int, bytes_max: int) -> None:
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._pages: list[tuple[int, int, Page]] = []  # (prev.seq, size, page), ordered
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    @property
+    def bytes_held(self) -> int:
+        """How much waits."""
+        return self._bytes
+
+    def add(self, page: Page, size: int) -> None:
+        """Keep a page; of two that begin at the same place the longer one."""
+        at = bisect.bisect_left(self._pages, page.prev.seq, key=lambda held: held[0])
+        if at < len(self._pages) and self._pages[at][0] == page.prev.seq:
+            if len(page.entries) <= len(self._pages[at][2].entries):
+                return
+            self._bytes -= self._pages.pop(at)[1]
+        self._pages.insert(at, (page.prev.seq, size, page))
+        self._bytes += size
+        while len(self._pages) > 1 and (len(self._pages) > self._count_max or self._bytes > self._bytes_max):
+            self._bytes -= self._pages.pop()[1]
+
+    def take(self, position: Position) -> Page | Next:
+        """The page that continues `position` (without entries that lie before it), or why there is none."""
+        while self._pages and self._pages[0][2].end.seq <= position.seq:
+            self._bytes -= self._pages.pop(0)[1]
+        if not self._pages:
+            return Next.NOTHING
+        prev_seq, size, page = self._pages[0]
+        if prev_seq > position.seq:
+            return Next.GAP
+        del self._pages[0]
+        self._bytes -= size
+        skipped = position.seq - prev_seq
+        before = page.prev if skipped == 0 else page.entries[skipped - 1].position
+        if before != position:
+            return Next.FORK
+        if skipped == 0:
+            return page
+        return page.model_copy(update={"prev": position, "entries": page.entries[skipped:]})
+
+    def reach(self, position: Position) -> Position:
+        """How far pages that wait continue `position` without a gap."""
+        for prev_seq, _, page in self._pages:
+            if prev_seq > position.seq:
+                break
+            if page.end.seq > position.seq:
+                position = page.end
+        return position
+
+    def keep(self, wanted: Callable[[Page], bool]) -> None:
+        """Drop the others."""
+        self._pages = [held for held in self._pages if wanted(held[2])]
+        self._bytes = sum(size for _, size, _ in self._pages)
+
+    def clear(self) -> None:
+        """Drop all."""
+        self._pages.clear()
+        self._bytes = 0
