@@ -15,19 +15,7 @@ from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from tidewire_schemas.errors import MalformedMessage, MessageError, MessageTooLarge, UnsupportedVersion
-from tidewire_schemas.messages import (
-    VERSION,
-    AskMessage,
-    Batch,
-    DeviceState,
-    Head,
-    HubState,
-    InMessage,
-    LogMessage,
-    Message,
-    Run,
-    UpMessage,
-)
+from tidewire_schemas.messages import ON_TOPIC, VERSION, Batch, Message, Run
 from tidewire_schemas.positions import Position
 from tidewire_schemas.topics import Kind
 
@@ -43,15 +31,7 @@ _COMPLAINT_CHARS_MAX: Final = 160
 _COMPLAINTS_MAX: Final = 1000
 """A message with more mistakes than this is not worth the memory of looking at the first."""
 
-_ADAPTERS: Final[Mapping[Kind, TypeAdapter[Any]]] = {
-    "up": TypeAdapter(UpMessage),
-    "ask": TypeAdapter(AskMessage),
-    "log": TypeAdapter(LogMessage),
-    "in": TypeAdapter(InMessage),
-    "head": TypeAdapter(Head),
-    "device_state": TypeAdapter(DeviceState),
-    "hub_state": TypeAdapter(HubState),
-}
+_ADAPTERS: Final[Mapping[Kind, TypeAdapter[Any]]] = {kind: TypeAdapter(carried) for kind, carried in ON_TOPIC.items()}
 _RUNS: Final = TypeAdapter(Annotated[list[Run], FailFast()])
 
 _BATCH_HEADER: Final = re.compile(

@@ -7,6 +7,7 @@ process ignores what was not meant for it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, model_validator
@@ -15,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from tidewire_schemas.names import Id, Identifier, TopicName, fold
 from tidewire_schemas.positions import Count, Millis, Ordinal, Position
 from tidewire_schemas.shapes import COLUMNS_MAX, TableShape
+from tidewire_schemas.topics import Kind
 from tidewire_schemas.values import WireRow, check_rows
 
 VERSION: Final = 1
@@ -402,3 +404,14 @@ UpMessage = Annotated[Batch | Part, Field(discriminator="type")]
 AskMessage = Annotated[Hello | ReplayRequest | FreshRequest | Part, Field(discriminator="type")]
 LogMessage = Annotated[Page | Part, Field(discriminator="type")]
 InMessage = Annotated[Welcome | Ack | Replay | FreshAnswer | Problem | Part, Field(discriminator="type")]
+
+ON_TOPIC: Final[Mapping[Kind, Any]] = {
+    "up": UpMessage,
+    "ask": AskMessage,
+    "log": LogMessage,
+    "head": Head,
+    "in": InMessage,
+    "device_state": DeviceState,
+    "hub_state": HubState,
+}
+"""What each kind of topic carries."""
