@@ -1,0 +1,206 @@
+"""Noticing commits: by any process, within milliseconds, at next to no cost while nothing happens.
+
+In WAL mode every commit writes to the `-wal` file, so inotify on that one file tells of it at once. Two things follow
+from how SQLite commits (https://sqlite.org/walformat.html): the event comes when pages are *written*, and the commit
+counts only once the wal-index is updated, which is a little later, and after the disk's fsync where the app runs with
+synchronous=FULL. So an event is only a reason to look (`PRAGMA data_version`, which says exactly whether another
+connection has committed), now and a few times more. Where inotify is not to be had, the file's size and time are
+looked at instead; and as a safety net the database is asked now and then whatever the file says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from math import inf
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+_log = logging.getLogger("tidewire.agent")
+
+RECHECKS_S: Final = (0.001, 0.004, 0.016, *(0.016 + 0.03 * n for n in range(1, 17)))
+"""When to look again after an event: soon, as the wal-index follows the write at once where nothing is fsynced; then
+every 30 ms for half a second, as a slow card may need that long for the app's fsync."""
+
+WatchMode = Literal["auto", "poll"]
+
+
+class Notifier(Protocol):
+    """Says that the file may have changed."""
+
+    def start(self, notify: Callable[[], None]) -> None:
+        """Call `notify` on the event loop whenever the file may have changed."""
+        ...
+
+    def renew(self) -> None:
+        """Called now and then: the file may have been deleted and made anew."""
+        ...
+
+    def close(self) -> None:
+        """Stop."""
+        ...
+
+
+class InotifyNotifier:
+    """inotify on one file. Raises OSError where that is not supported."""
+
+    def __init__(self, path: Path) -> None:
+        from inotify_simple import INotify, flags  # noqa: PLC0415  # not there on other systems than Linux
+
+        self._path = path
+        self._mask = flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
+        self._inotify = INotify(nonblocking=True)
+        self._watched: tuple[int, int] | None = None
+        try:
+            self._watch()
+        except OSError:
+            self._inotify.close()
+            raise
+
+    def start(self, notify: Callable[[], None]) -> None:
+        """Begin to tell."""
+
+        def readable() -> None:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._inotify.fileno(), 65536)  # what happened does not matter: something did
+            notify()
+
+        asyncio.get_running_loop().add_reader(self._inotify.fileno(), readable)
+
+    def renew(self) -> None:
+        """Watch the file that has the name now."""
+        with contextlib.suppress(OSError):
+            self._watch()
+
+    def close(self) -> None:
+        """Stop."""
+        asyncio.get_running_loop().remove_reader(self._inotify.fileno())
+        self._inotify.close()
+
+    def _watch(self) -> None:
+        found = os.stat(self._path)
+        identity = (found.st_dev, found.st_ino)
+        if identity != self._watched:
+            self._inotify.add_watch(self._path, self._mask)
+            self._watched = identity
+
+
+class StatNotifier:
+    """Looks at the file's size and time every `interval_s`: one system call each."""
+
+    def __init__(self, path: Path, interval_s: float) -> None:
+        self._path = path
+        self._interval_s = interval_s
+        self._seen: tuple[int, int, int] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, notify: Callable[[], None]) -> None:
+        """Begin to tell."""
+        loop = asyncio.get_running_loop()
+        self._seen = self._look()
+
+        def look() -> None:
+            found = self._look()
+            if found != self._seen:
+                self._seen = found
+                notify()
+            self._timer = loop.call_later(self._interval_s, look)
+
+        self._timer = loop.call_later(self._interval_s, look)
+
+    def renew(self) -> None:
+        """Nothing to do: it looks by name."""
+
+    def close(self) -> None:
+        """Stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+class CommitWatch:
+    """Calls `on_commit` after every commit by another connection (several commits may be one call).
+
+    Args:
+        database: the SQLite file.
+        data_version: asks the database; a number that changes when another connection has committed.
+        on_commit: called on the event loop.
+        mode: `poll` never uses inotify.
+        poll_interval_s: how often the database is asked whatever the file says.
+        stat_interval_s: without inotify, how often the file is looked at.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        data_version: Callable[[], Awaitable[int]],
+        on_commit: Callable[[], None],
+        *,
+        mode: WatchMode,
+        poll_interval_s: float,
+        stat_interval_s: float,
+    ) -> None:
+        self._wal = database.with_name(database.name + "-wal")
+        self._data_version = data_version
+        self._on_commit = on_commit
+        self._mode = mode
+        self._poll_interval_s = poll_interval_s
+        self._stat_interval_s = stat_interval_s
+        self._touched = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch until cancelled; raises what `data_version` raises."""
+        notifier = self._notifier()
+        notifier.start(self._touched.set)
+        try:
+            await self._watch(notifier)
+        finally:
+            notifier.close()
+
+    async def _watch(self, notifier: Notifier) -> None:
+        clock = asyncio.get_running_loop().time
+        known: int | None = None
+        touched_at, rechecks = -inf, len(RECHECKS_S)
+        next_poll = clock()
+        while True:
+            version = await self._data_version()
+            if version != known:
+                known = version
+                self._on_commit()
+            now = clock()
+            if now >= next_poll:
+                next_poll = now + self._poll_interval_s
+                notifier.renew()
+            while rechecks < len(RECHECKS_S) and touched_at + RECHECKS_S[rechecks] <= now:
+                rechecks += 1
+            due = touched_at + RECHECKS_S[rechecks] if rechecks < len(RECHECKS_S) else inf
+            if await self._wait(min(due, next_poll) - now):
+                touched_at, rechecks = clock(), 0
+
+    async def _wait(self, seconds: float) -> bool:
+        """Whether the file was touched within this time."""
+        if not self._touched.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._touched.wait()
+        touched = self._touched.is_set()
+        self._touched.clear()
+        return touched
+
+    def _notifier(self) -> Notifier:
+        if self._mode == "auto" and sys.platform == "linux":
+            try:
+                return InotifyNotifier(self._wal)
+            except (OSError, ImportError) as error:
+                _log.warning("no inotify on %s (%s): looking at it every %g s", self._wal, error, self._stat_interval_s)
+        return StatNotifier(self._wal, self._stat_interval_s)
