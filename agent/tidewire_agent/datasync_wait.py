@@ -1,0 +1,189 @@
+"""`flush` and `fresh`, answered from the file alone, whichever process runs the agent.
+
+A write of ours is sequenced once its rows of the change log are sealed (they are gone) and the applied log includes the
+batch that took them (`released`). The file is fresh once its checkpoint reaches the position that the agent wrote
+beside our question in `tidewire_fresh`.
+
+Each wait is an object whose `done(connection)` is one look; who calls it, and how it sleeps in between, is the shell's.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+import time
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from tidewire_agent.datasync_errors import SyncTimeout
+from tidewire_agent.lock import read_status
+
+# One statement, so that all numbers are of one snapshot.
+_SENDING: Final = """
+    SELECT
+        (SELECT value FROM tidewire_meta WHERE name = 'incarnation'),
+        (SELECT value FROM tidewire_meta WHERE name = 'drained'),
+        (SELECT value FROM tidewire_meta WHERE name = 'next_batch'),
+        (SELECT value FROM tidewire_meta WHERE name = 'released'),
+        (SELECT min(id) FROM tidewire_change),
+        (SELECT max(id) FROM tidewire_change)
+"""
+
+_AGENT_WAS_HERE: Final = """
+    SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tidewire_table'
+"""
+
+_STATES: Final = """
+    SELECT max(name = 'tidewire_kv'), max(state = 'taking'), max(state = 'offering') FROM tidewire_table
+"""
+
+_ASK: Final = """
+    INSERT INTO tidewire_fresh (nonce, asked_at) VALUES (?, ?)
+"""
+
+_ANSWER: Final = """
+    SELECT seq, (SELECT value FROM tidewire_meta WHERE name = 'seq')
+    FROM tidewire_fresh WHERE nonce = ?
+"""
+
+_FORGET: Final = """
+    DELETE FROM tidewire_fresh WHERE nonce = ?
+"""
+
+
+class Wait(Protocol):
+    """Something the agent will bring about."""
+
+    def done(self, connection: sqlite3.Connection) -> bool:
+        """Look once."""
+
+    def forget(self, connection: sqlite3.Connection) -> None:
+        """Remove what the wait left in the file."""
+
+
+class TableStates(NamedTuple):
+    """What the agent does with the tables."""
+
+    attached: bool
+    """`tidewire_kv` is captured: writes from now on are on their way."""
+    taking: bool
+    """Some table still takes the hub's rows."""
+    offering: bool
+    """Some table's rows from before it was attached are not all sealed yet."""
+
+
+class _Sending(NamedTuple):
+    """Where the way of local writes to the hub stands."""
+
+    incarnation: str
+    drained: int
+    next_batch: int
+    released: int
+    first_change: int | None
+    last_change: int | None
+
+
+class AttachWait:
+    """Until an agent captures what is written here."""
+
+    def done(self, connection: sqlite3.Connection) -> bool:
+        """Look once."""
+        return table_states(connection).attached
+
+    def forget(self, connection: sqlite3.Connection) -> None:
+        """Nothing was written."""
+
+
+class FlushWait:
+    """Until the hub has sequenced all that was committed here before the first look."""
+
+    def __init__(self) -> None:
+        self._mark: _Sending | None = None
+        self._goal: tuple[str, int] | None = None
+
+    def done(self, connection: sqlite3.Connection) -> bool:
+        """Look once."""
+        tables = table_states(connection)
+        if not tables.attached:
+            return False
+        now = _sending(connection)
+        if self._mark is None:
+            self._mark = now
+        # Rows that were there before their table was attached are sealed while it is offering them.
+        if self._goal is None and not (tables.taking or tables.offering) and _sealed(self._mark, now):
+            self._goal = (now.incarnation, now.next_batch - 1)
+        if self._goal is None:
+            return False
+        if self._goal[0] != now.incarnation:
+            # What was not sequenced yet got new numbers: all of it is among what is numbered now.
+            self._goal = (now.incarnation, now.next_batch - 1)
+        return now.released >= self._goal[1]
+
+    def forget(self, connection: sqlite3.Connection) -> None:
+        """Nothing was written."""
+
+
+class FreshWait:
+    """Until the file holds all that the hub had when the agent, connected, heard the question."""
+
+    def __init__(self) -> None:
+        self._nonce = secrets.token_hex(8)
+        self._asked = False
+
+    def done(self, connection: sqlite3.Connection) -> bool:
+        """Look once; the first look asks."""
+        tables = table_states(connection)
+        if not tables.attached:
+            return False
+        if not self._asked:
+            connection.execute(_ASK, (self._nonce, time.time_ns() // 1_000_000))
+            connection.commit()
+            self._asked = True
+        row = connection.execute(_ANSWER, (self._nonce,)).fetchone()
+        if row is None:
+            self._asked = False
+            return False
+        answer, applied = row
+        # The rows of a table just attached come after the checkpoint has passed them.
+        return answer is not None and applied is not None and applied >= answer and not tables.taking
+
+    def forget(self, connection: sqlite3.Connection) -> None:
+        """Take the question back."""
+        if self._asked:
+            connection.execute(_FORGET, (self._nonce,))
+            connection.commit()
+
+
+def table_states(connection: sqlite3.Connection) -> TableStates:
+    """How far the tables of this file are on their way into the sync."""
+    if connection.execute(_AGENT_WAS_HERE).fetchone() is None:
+        return TableStates(attached=False, taking=False, offering=False)
+    return TableStates(*map(bool, connection.execute(_STATES).fetchone()))
+
+
+def _sending(connection: sqlite3.Connection) -> _Sending:
+    incarnation, drained, next_batch, released, first, last = connection.execute(_SENDING).fetchone()
+    return _Sending(incarnation or "", drained or 0, next_batch or 1, released or 0, first, last)
+
+
+def _sealed(mark: _Sending, now: _Sending) -> bool:
+    """Whether all changes that stood in the log at `mark` have left it."""
+    if mark.last_change is None or now.drained > mark.drained:
+        return True
+    return now.first_change is None or now.first_change > mark.last_change
+
+
+def timed_out(
+    kind: type[SyncTimeout], what: str, timeout: float | None, path: Path, problem: Exception | None
+) -> SyncTimeout:
+    """The error of a wait that ended, with what the agent on this file says about itself."""
+    return kind(f"{what} after {timeout} s", hint=str(problem) if problem is not None else agent_says(path))
+
+
+def agent_says(path: Path) -> str:
+    """One line for people about the agent on this file."""
+    status = read_status(path)
+    if status is None or status.state in ("stopped", "not_running"):
+        return f"no agent runs on this file: start `tidewire-agent run --db {path}`, or give a broker"
+    said = "; ".join(f"{problem.message} ({problem.hint})" for problem in status.problems)
+    return f"the agent is {status.state}: {said}" if said else f"the agent is {status.state}"
