@@ -1,0 +1,495 @@
+"""The hub's decisions: a message, a result or the time goes in, effects come out.
+
+    up      assemble parts → queue → Append, one group at a time → pages on `log`, acks, problems, head
+    ask     Hello → Lead (if it heard of a higher epoch), Greet → Welcome
+            ReplayRequest → ReadPage → Replay, within its credit and fair between devices
+            FreshRequest → FreshAnswer
+    state   what is known of devices
+
+Pure: no asyncio, no paho, no SQLite, no clock, no randomness. The shell (`runtime.py`) performs the effects in order
+and brings their results back. While one group commits the next gathers: that is the group commit, without any fixed
+delay. An ack leaves only in `on_appended`, so only after the group is durable.
+"""
+
+from __future__ import annotations
+
+import re
+from math import inf
+from typing import TYPE_CHECKING, Final, Literal
+
+from tidewire_hub import handshake
+from tidewire_hub.commits import GroupCommits
+from tidewire_hub.devices import DeviceRegistry, DevicesDocument
+from tidewire_hub.effects import Effect, EntriesRead, Greet, Lead, Now, QueuedBatch, ReadPage, SaveDevices, Standing
+from tidewire_hub.ingest import IngestQueue
+from tidewire_hub.pages import pages
+from tidewire_hub.replay import Cursor, Replayer
+from tidewire_hub.sessions import Reassembly, Session, Sessions
+from tidewire_hub.voice import Voice
+from tidewire_schemas import codec, topics
+from tidewire_schemas.errors import MessageTooLarge, SequenceGap, TidewireError
+from tidewire_schemas.messages import (
+    Ack,
+    DeviceState,
+    FreshAnswer,
+    FreshRequest,
+    Head,
+    Hello,
+    HubState,
+    Part,
+    ReplayRequest,
+)
+from tidewire_schemas.positions import Position
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tidewire_hub.settings import HubSettings
+    from tidewire_hub.stream import BatchProblem, Commit
+
+State = Literal["leading", "halted", "stopped"]
+
+_MAYBE_PART: Final = re.compile(rb'.{0,60}"type"\s*:\s*"part"', re.DOTALL)
+"""A part names its type near its beginning, however it is spelled; only what matches is parsed on the event loop."""
+
+
+class HubCore:
+    """One stream's protocol at the hub.
+
+    Args:
+        settings: limits and names.
+        log: id of the log.
+        epoch: the epoch acquired at start.
+        head: position of the newest entry.
+        oldest: the lowest seq that replay can serve.
+        boot: random id of this process.
+        version: of the software, for people.
+    """
+
+    def __init__(
+        self, settings: HubSettings, *, log: str, epoch: int, head: Position, oldest: int, boot: str, version: str
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._boot = boot
+        self._version = version
+        self.epoch = epoch
+        self.head = head
+        self.oldest = oldest
+        self.state: State = "leading"
+        self.problem: str | None = None
+        """What keeps the hub from committing, None when nothing does."""
+        self.devices = DeviceRegistry(settings.devices_max)
+        self._voice = Voice(settings)
+        self._sessions = Sessions(settings.devices_max)
+        self._held_off: set[str] = set()
+        """Devices of which batches were dropped because the queue was full."""
+        self._reassembly = Reassembly(bytes_max=settings.parts_bytes_max, timeout_s=settings.parts_timeout_s)
+        self._queue = IngestQueue(batches_max=settings.ingest_batches_max, bytes_max=settings.ingest_bytes_max)
+        self._commits = GroupCommits(
+            self._queue,
+            batches_max=settings.commit_batches_max,
+            bytes_max=settings.commit_bytes_max,
+            retry_min_s=settings.commit_retry_min_s,
+            retry_max_s=settings.commit_retry_max_s,
+        )
+        self._replayer = Replayer(
+            log,
+            payload_bytes_max=settings.payload_bytes_max,
+            block_entries=settings.replay_block_entries,
+            cache_bytes_max=settings.replay_cache_bytes_max,
+            in_flight_max=settings.replay_in_flight_max,
+        )
+        self._head_at = inf
+        self._head_said_at = -inf
+        self._save_at = inf
+
+    # ── inputs: the connection ────────────────────────────────────────────────────────────────────────────────────
+
+    def on_connected(self, payload_bytes_max: int, now: Now) -> list[Effect]:
+        """Connected and subscribed; the broker takes messages of up to `payload_bytes_max` bytes."""
+        self._voice.payload_bytes_max = min(self._settings.payload_bytes_max, payload_bytes_max)
+        self._replayer.set_payload_bytes_max(self._voice.payload_bytes_max)
+        self._say_state()
+        self._say_head(now)
+        return self._voice.take()
+
+    def on_disconnected(self, now: Now) -> list[Effect]:
+        """The connection is lost, and with it what was between: devices ask and send again."""
+        self._reassembly.drop_all()
+        self._replayer.forget_all()
+        self._head_at = inf
+        return self._voice.take()
+
+    def on_paced_sent(self, now: Now) -> list[Effect]:
+        """A paced publish is with the broker, or failed."""
+        self._replayer.sent()
+        self._replay()
+        return self._voice.take()
+
+    def on_outbox(self, *, full: bool) -> list[Effect]:
+        """The shell has too much to publish (`full`), or has caught up: commits wait meanwhile."""
+        self._commits.held_back = full
+        self._append_next()
+        return self._voice.take()
+
+    # ── inputs: messages ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def on_message(self, topic: str, payload: bytes, now: Now) -> list[Effect]:
+        """A message came in. Whatever it is, no other is held up by it."""
+        place = topics.parse(topic)
+        if place is None or place.device is None or place.stream not in (None, self._settings.stream):
+            return []  # a broker may deliver what nobody asked for
+        if place.kind not in ("up", "ask", "device_state"):
+            return []
+        session = self._sessions.of(place.device)
+        try:
+            self._check_payload(payload)
+            match place.kind:
+                case "up":
+                    self._take_up(session, payload, now)
+                case "ask":
+                    self._take_ask(session, payload, now)
+                case "device_state":
+                    self._take_state(session, payload, now)
+        except SequenceGap as gap:
+            self._voice.ask_to_resend(session, f"{gap.message}: a part was lost on the way")
+        except TidewireError as error:
+            self._voice.reject(session, topic, payload, error, now)
+            self._save_soon(now)
+        return self._voice.take()
+
+    def _take_up(self, session: Session, payload: bytes, now: Now) -> None:
+        batch: bytes | None = payload
+        if _MAYBE_PART.match(payload) is not None:
+            message = codec.parse("up", payload, bytes_max=len(payload))
+            if isinstance(message, Part):
+                batch = self._reassembly.feed(session.device, "up", message, self._settings.batch_bytes_max, now.s)
+        if batch is None:
+            return
+        for device in self._queue.put(session.device, batch):
+            self._hold_off(device)
+        self._append_next()
+
+    def _take_ask(self, session: Session, payload: bytes, now: Now) -> None:
+        message = codec.parse("ask", payload, bytes_max=len(payload))
+        if isinstance(message, Part):
+            limit = self._settings.hello_bytes_max
+            whole = self._reassembly.feed(session.device, "ask", message, limit, now.s)
+            if whole is None:
+                return
+            message = codec.parse("ask", whole, bytes_max=limit)
+        match message:
+            case Hello():
+                self._take_hello(session, message, now)
+            case ReplayRequest():
+                self._take_replay_request(session, message)
+            case FreshRequest(incarnation=incarnation, boot=boot, nonce=nonce):
+                # All that was acked is at or before this head: acks and head move in the same step.
+                answer = FreshAnswer(incarnation=incarnation, boot=boot, nonce=nonce, head=self.head)
+                self._voice.tell(session.device, answer)
+
+    def _take_state(self, session: Session, payload: bytes, now: Now) -> None:
+        if not payload:  # a person removed the retained message
+            self.devices.forget(session.device)
+        else:
+            message = codec.parse("device_state", payload, bytes_max=len(payload))
+            if isinstance(message, DeviceState):
+                self.devices.said_state(session.device, message, now.ms)
+        self._save_soon(now)
+
+    def _take_hello(self, session: Session, hello: Hello, now: Now) -> None:
+        problem = handshake.objection(hello, self._log)
+        if problem is not None:
+            self._voice.report("warning", problem.message, device=session.device, code=problem.code)
+            self._voice.tell(session.device, problem)
+            return
+        session.met(hello.incarnation, hello.boot)
+        self.devices.said_hello(session.device, hello, now.ms)
+        self._save_soon(now)
+        if session.greeting:
+            session.next_hello = hello
+        else:
+            self._greet(session, hello)
+
+    def _greet(self, session: Session, hello: Hello) -> None:
+        if hello.epoch > self.epoch:
+            self._voice.add(Lead(hello.epoch))
+        session.greeting = True
+        self._voice.add(Greet(session.device, hello))
+
+    def _take_replay_request(self, session: Session, request: ReplayRequest) -> None:
+        incarnation, boot, position = request.incarnation, request.boot, request.position
+        if position.seq + 1 < self.oldest:
+            text = f"entry {position.seq + 1} is no longer in the log, which begins at {self.oldest}"
+            self._voice.complain(session, "hello_needed", text, incarnation=incarnation, boot=boot)
+            return
+        self._replayer.request(Cursor(session.device, incarnation, boot, position, request.pages))
+        self._replay()
+
+    # ── inputs: what became of effects ────────────────────────────────────────────────────────────────────────────
+
+    def on_appended(self, group: Sequence[QueuedBatch], commit: Commit, now: Now) -> list[Effect]:
+        """A group is durable: it goes out, and its batches are acked."""
+        self._commits.succeeded()
+        self.head = commit.head
+        self._fan_out(commit)
+        self._ack(commit, now)
+        self._pass_on_problems(group, commit.problems, now)
+        if commit.entries:
+            self._say_head_soon(now)
+        if self.state == "halted":
+            self.state, self.problem = "leading", None
+            self._voice.report("info", "commits succeed again")
+            self._say_state()
+        self._let_go_on()
+        self._append_next()
+        return self._voice.take()
+
+    def on_append_failed(
+        self, group: Sequence[QueuedBatch], error: TidewireError, now: Now, *, storage: bool
+    ) -> list[Effect]:
+        """Nothing of a group was stored, so nothing is acked; `storage` says that it is the disk's fault."""
+        delay_s = self._commits.retry_delay_s
+        match self._commits.failed(group, now.s, storage=storage):
+            case "retry":
+                self._voice.report("error", f"cannot commit: {error}", retry_in_s=delay_s, batches=len(group))
+                if (self.state, self.problem) != ("halted", str(error)):
+                    self.state, self.problem = "halted", str(error)
+                    self._say_state()
+            case "alone":
+                self._voice.report("error", f"cannot commit a group, trying each batch alone: {error}")
+            case "set_aside":
+                (batch,) = group
+                topic = topics.up(self._settings.stream, batch.device)
+                self._voice.reject(self._sessions.of(batch.device), topic, batch.payload, error, now)
+                self._save_soon(now)
+        self._append_next()
+        return self._voice.take()
+
+    def on_led(self, epoch: int, now: Now) -> list[Effect]:
+        """A higher epoch is acquired; it counts from the next commit on."""
+        self.epoch = epoch
+        self._say_state()
+        self._say_head(now)
+        return self._voice.take()
+
+    def on_greeted(self, device: str, hello: Hello, standing: Standing, now: Now) -> list[Effect]:
+        """The stream says where a device stands."""
+        session = self._greeting_over(device)
+        if standing.accepted is not None:
+            session.was_accepted(hello.incarnation, standing.accepted.batch)
+        for problem in standing.table_problems:
+            self._voice.report("warning", problem.message, device=device, table=problem.table, code=problem.code)
+        answer = handshake.welcome(
+            hello,
+            standing,
+            log=self._log,
+            epoch=self.epoch,
+            head=self.head,
+            oldest=self.oldest,
+            payload_bytes_max=self._voice.payload_bytes_max,
+            batch_bytes_max=self._settings.batch_bytes_max,
+        )
+        self._voice.tell(device, answer)
+        return self._voice.take()
+
+    def on_greet_failed(self, device: str, hello: Hello, error: TidewireError, now: Now) -> list[Effect]:
+        """The stream could not answer (a full disk, a bug): the device says Hello again."""
+        session = self._greeting_over(device)
+        self._voice.report("error", f"cannot answer Hello: {error}", device=device)
+        self._voice.complain(
+            session, error.code, error.message, hint=error.hint, incarnation=hello.incarnation, boot=hello.boot
+        )
+        return self._voice.take()
+
+    def on_page_read(self, after: Position, read: EntriesRead, now: Now) -> list[Effect]:
+        """Entries for replay came."""
+        text = f"the checkpoint {list(after)} is not an entry of this log"
+        for cursor in self._replayer.page_read(after, read):
+            session = self._sessions.of(cursor.device)
+            self._voice.complain(session, "hello_needed", text, incarnation=cursor.incarnation, boot=cursor.boot)
+        self._replay()
+        return self._voice.take()
+
+    def on_read_failed(self, after: Position, error: TidewireError, now: Now) -> list[Effect]:
+        """Entries for replay could not be read: the devices ask again."""
+        self._voice.report("error", f"cannot read the log: {error}", after=after.seq)
+        for cursor in self._replayer.read_failed(after):
+            session = self._sessions.of(cursor.device)
+            self._voice.complain(
+                session, error.code, error.message, hint=error.hint, incarnation=cursor.incarnation, boot=cursor.boot
+            )
+        self._replay()
+        return self._voice.take()
+
+    # ── inputs: time, and the end ─────────────────────────────────────────────────────────────────────────────────
+
+    def wake_at(self) -> float:
+        """When `on_time` has something to do, in seconds of `Now.s`; infinite for never."""
+        return min(self._commits.retry_at, self._head_at, self._save_at, self._reassembly.wake_at())
+
+    def on_time(self, now: Now) -> list[Effect]:
+        """Time has passed."""
+        if now.s >= self._commits.retry_at:
+            self._commits.retry_at = inf
+            self._append_next()
+        if now.s >= self._head_at:
+            self._say_head(now)
+        if now.s >= self._save_at:
+            self._save(now)
+        for device in self._reassembly.drop_stale(now.s):
+            self._voice.report("warning", "the rest of a message did not come in time", device=device)
+        return self._voice.take()
+
+    def stop(self, now: Now) -> list[Effect]:
+        """The last words. What waits in the queue was not acked: its devices send it again."""
+        self.state = "stopped"
+        self._commits.held_back = True
+        self._say_state()
+        self._save(now)
+        return self._voice.take()
+
+    def last_will(self) -> bytes:
+        """What the broker publishes on the hub's state topic when the hub vanishes."""
+        return self._hub_state("offline")
+
+    # ── commits ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _append_next(self) -> None:
+        self._voice.add(*self._commits.next())
+
+    def _fan_out(self, commit: Commit) -> None:
+        entries = [(entry.position, entry.data) for entry in commit.entries]
+        topic = topics.log(self._settings.stream)
+        for page in pages(self._log, commit.prev, entries, self._voice.payload_bytes_max):
+            self._voice.publish(topic, page.payload)
+
+    def _ack(self, commit: Commit, now: Now) -> None:
+        newest = {(ack.device, ack.incarnation): ack for ack in commit.acks}
+        for (device, incarnation), ack in newest.items():
+            session = self._sessions.of(device)
+            session.was_accepted(incarnation, ack.batch)
+            self.devices.was_accepted(device, ack.batch, ack.seq, now.ms)
+            boot = session.boots.get(incarnation)
+            message = Ack(
+                incarnation=incarnation, boot=boot, epoch=self.epoch, batch=ack.batch, digest=ack.digest, seq=ack.seq
+            )
+            self._voice.tell(device, message)
+        if newest:
+            self._save_soon(now)
+
+    def _pass_on_problems(self, group: Sequence[QueuedBatch], problems: Sequence[BatchProblem], now: Now) -> None:
+        """Tell each device once per code where its chain broke; keep for people what can never be used."""
+        chain = {(p.device, p.incarnation, p.code): p for p in problems if p.code in ("resend", "fork")}
+        for problem in chain.values():
+            level: Literal["info", "warning"] = "info" if problem.code == "resend" else "warning"
+            self._voice.report(level, problem.message, device=problem.device, code=problem.code)
+            self._voice.complain(
+                self._sessions.of(problem.device),
+                problem.code,
+                problem.message,
+                hint=problem.hint,
+                incarnation=problem.incarnation,
+                batch=problem.batch,
+            )
+        for problem in problems:
+            if problem.code in ("resend", "fork"):
+                continue
+            sent = [batch.payload for batch in group if batch.device == problem.device]
+            self._voice.reject(
+                self._sessions.of(problem.device),
+                topics.up(self._settings.stream, problem.device),
+                sent[0] if len(sent) == 1 else b"",
+                TidewireError(problem.message, hint=problem.hint),
+                now,
+                code=problem.code,
+                incarnation=problem.incarnation,
+                batch=problem.batch,
+            )
+            self._save_soon(now)
+
+    def _hold_off(self, device: str) -> None:
+        """A batch of this device had to go, as the queue is full."""
+        if device in self._held_off:
+            return
+        self._held_off.add(device)
+        self._voice.report("warning", "the queue is full: batches of this device must wait", device=device)
+        text = f"{len(self._queue)} batches wait for their commit"
+        hint = "nothing is lost: the hub asks for them when there is room"
+        self._voice.complain(self._sessions.of(device), "busy", text, hint=hint)
+
+    def _let_go_on(self) -> None:
+        """Once half of the queue is free, whoever had to give up batches may send them again."""
+        settings = self._settings
+        if self._queue.bytes_held * 2 > settings.ingest_bytes_max or len(self._queue) * 2 > settings.ingest_batches_max:
+            return
+        held_off, self._held_off = self._held_off, set()
+        for device in held_off:
+            self._voice.ask_to_resend(self._sessions.of(device), "there is room again")
+
+    # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_payload(self, payload: bytes) -> None:
+        limit = self._settings.payload_bytes_max
+        if len(payload) > limit:
+            raise MessageTooLarge(size=len(payload), limit=limit, limit_name="payload_bytes_max")
+
+    def _replay(self) -> None:
+        for step in self._replayer.next(self.head):
+            if isinstance(step, ReadPage):
+                self._voice.add(step)
+            else:
+                self._voice.publish(topics.inbox(step.device, self._settings.stream), step.payload, paced=True)
+
+    def _greeting_over(self, device: str) -> Session:
+        session = self._sessions.of(device)
+        session.greeting = False
+        if session.next_hello is not None:
+            hello, session.next_hello = session.next_hello, None
+            self._greet(session, hello)
+        return session
+
+    def _say_state(self) -> None:
+        self._voice.publish(topics.hub_state(self._settings.node), self._hub_state(self.state), retain=True)
+
+    def _hub_state(self, state: Literal["leading", "halted", "stopped", "offline"]) -> bytes:
+        message = HubState(
+            state=state,
+            node=self._settings.node,
+            boot=self._boot,
+            epoch=self.epoch,
+            problem=self.problem,
+            version=self._version,
+        )
+        return codec.encode(message)
+
+    def _say_head_soon(self, now: Now) -> None:
+        due = self._head_said_at + self._settings.head_interval_s
+        if now.s >= due:
+            self._say_head(now)
+        else:
+            self._head_at = min(self._head_at, due)
+
+    def _say_head(self, now: Now) -> None:
+        self._head_said_at = now.s
+        self._head_at = now.s + self._settings.head_period_s
+        node = self._settings.node
+        head = Head(log=self._log, epoch=self.epoch, head=self.head, oldest=self.oldest, leader=node, at=now.ms)
+        self._voice.publish(topics.head(self._settings.stream), codec.encode(head), retain=True)
+
+    def _save_soon(self, now: Now) -> None:
+        if self._save_at == inf:
+            self._save_at = now.s + self._settings.devices_save_interval_s
+
+    def _save(self, now: Now) -> None:
+        self._save_at = inf
+        document = DevicesDocument(
+            saved_at=now.ms,
+            head=self.head,
+            epoch=self.epoch,
+            devices=self.devices.records(),
+            rejected_total=self._voice.rejected.total,
+            rejected=self._voice.rejected.newest_first(),
+        )
+        self._voice.add(SaveDevices(codec.encode(document)))

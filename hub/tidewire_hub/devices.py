@@ -1,0 +1,116 @@
+"""What the hub knows of its devices: kept in memory, saved now and then for the commands that look from outside."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tidewire_hub.rejected import RejectedMessage
+from tidewire_schemas.messages import DeviceState, Hello
+from tidewire_schemas.positions import Position
+
+FILE_NAME = "devices.json"
+"""Where in the data directory the document is."""
+
+
+class DeviceRecord(BaseModel):
+    """One device, as it last said and as the log last saw it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    state: str = "unknown"
+    """What the device said last; `unknown` until it says anything."""
+    incarnation: str | None = None
+    boot: str | None = None
+    position: Position | None = None
+    """Its checkpoint as it said."""
+    pending: int | None = None
+    oldest_unsent_at: int | None = None
+    dead_letters: int | None = None
+    problem: str | None = None
+    version: str | None = None
+    accepted_batch: int | None = None
+    """Its newest batch in the log that this hub process saw."""
+    accepted_seq: int | None = None
+    last_seen: int = 0
+    """When it last said anything, milliseconds since 1970 by the hub's clock."""
+
+
+class DevicesDocument(BaseModel):
+    """What is saved in `devices.json`."""
+
+    saved_at: int
+    head: Position
+    epoch: int
+    devices: list[DeviceRecord]
+    rejected_total: Annotated[int, Field(ge=0)] = 0
+    rejected: list[RejectedMessage] = []
+
+
+class DeviceRegistry:
+    """Records of the `count_max` devices seen last."""
+
+    def __init__(self, count_max: int) -> None:
+        self._count_max = count_max
+        self._records: OrderedDict[str, DeviceRecord] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def get(self, device: str) -> DeviceRecord | None:
+        """The record of a device."""
+        return self._records.get(device)
+
+    def records(self) -> list[DeviceRecord]:
+        """All of them, by name."""
+        return sorted(self._records.values(), key=lambda record: record.device)
+
+    def load(self, records: list[DeviceRecord]) -> None:
+        """Begin with what was saved."""
+        for record in sorted(records, key=lambda record: record.last_seen):
+            self._keep(record)
+
+    def said_hello(self, device: str, hello: Hello, at: int) -> None:
+        """A device said Hello."""
+        self._update(device, last_seen=at, incarnation=hello.incarnation, boot=hello.boot, position=hello.position)
+
+    def said_state(self, device: str, state: DeviceState, at: int) -> None:
+        """A device, or its last will, said how it is. What a last will leaves out stays as it was."""
+        known = state.model_dump(exclude={"v", "type"}, exclude_none=True)
+        # Absent means "nothing to tell", save for the problem: that one is over when it is not said again.
+        self._update(
+            device, **{"problem": None, **known, "position": state.position or self._position(device)}, last_seen=at
+        )
+
+    def was_accepted(self, device: str, batch: int, seq: int, at: int) -> None:
+        """A batch of a device is in the log."""
+        self._update(device, accepted_batch=batch, accepted_seq=seq, last_seen=at)
+
+    def forget(self, device: str) -> None:
+        """A device's retained state was removed."""
+        self._records.pop(device, None)
+
+    def _position(self, device: str) -> Position | None:
+        record = self._records.get(device)
+        return record.position if record else None
+
+    def _update(self, device: str, **changes: object) -> None:
+        record = self._records.get(device) or DeviceRecord(device=device)
+        self._keep(record.model_copy(update=changes))
+
+    def _keep(self, record: DeviceRecord) -> None:
+        self._records[record.device] = record
+        self._records.move_to_end(record.device)
+        if len(self._records) > self._count_max:
+            self._records.popitem(last=False)
+
+
+def read_document(text: bytes) -> DevicesDocument | None:
+    """The saved document, or None where it is not one (a hub that finds none begins anew)."""
+    try:
+        return DevicesDocument.model_validate_json(text)
+    except ValidationError:
+        return None

@@ -1,0 +1,80 @@
+"""The answer to a Hello: where the device stands in this log."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from tidewire_hub.effects import Standing
+from tidewire_schemas.messages import ChainPoint, Hello, LastSealed, Problem, Welcome
+from tidewire_schemas.positions import SAFE_INTEGER_MAX, Position
+
+EPOCH_HEARD_MAX: Final = SAFE_INTEGER_MAX - 2**32
+"""An epoch above this is no hub's (they are milliseconds since 1970 × 1024): following it would leave no room."""
+
+RECENT_MAX: Final = 64
+"""Chain points sent to a device that has batches beyond ours and so probably our chain: about 5 KB."""
+
+
+def objection(hello: Hello, log: str) -> Problem | None:
+    """Why a Hello cannot be welcomed, None if it can."""
+    if hello.log is not None and hello.log != log:
+        return Problem(
+            incarnation=hello.incarnation,
+            boot=hello.boot,
+            code="log_unknown",
+            message=f"the device follows log {hello.log}, this hub has log {log}",
+            hint="start the hub with the data directory it had; or let the device adopt this log: tidewire-agent adopt",
+        )
+    if hello.epoch > EPOCH_HEARD_MAX:
+        return Problem(
+            incarnation=hello.incarnation,
+            boot=hello.boot,
+            code="epoch_impossible",
+            message=f"the device has heard of epoch {hello.epoch}, which no hub can have made",
+            hint="its database is damaged or was edited: attach a new one",
+        )
+    return None
+
+
+def welcome(
+    hello: Hello,
+    standing: Standing,
+    *,
+    log: str,
+    epoch: int,
+    head: Position,
+    oldest: int,
+    payload_bytes_max: int,
+    batch_bytes_max: int,
+) -> Welcome:
+    """The Welcome that answers a Hello."""
+    return Welcome(
+        incarnation=hello.incarnation,
+        boot=hello.boot,
+        log=log,
+        epoch=epoch,
+        head=head,
+        oldest=oldest,
+        checkpoint="on_log" if standing.on_log else "off_log",
+        accepted=standing.accepted,
+        recent=_useful(hello.last_sealed, standing.accepted, standing.recent),
+        table_problems=standing.table_problems,
+        payload_bytes_max=payload_bytes_max,
+        batch_bytes_max=batch_bytes_max,
+    )
+
+
+def _useful(
+    sealed: LastSealed | None, accepted: ChainPoint | None, recent: Sequence[ChainPoint]
+) -> tuple[ChainPoint, ...]:
+    """The points by which a device can find where its chain and ours part."""
+    if sealed is None or accepted is None or (sealed.batch, sealed.digest) == (accepted.batch, accepted.digest):
+        return ()
+    if sealed.batch > accepted.batch:
+        return tuple(recent[:RECENT_MAX])
+    # An older copy of its database: what it never sealed is of no use to it.
+    known = [point for point in recent if point.batch <= sealed.batch]
+    if known and (known[0].batch, known[0].digest) == (sealed.batch, sealed.digest):
+        return (known[0],)
+    return tuple(known)

@@ -1,0 +1,133 @@
+"""Every setting of the hub, with its default and why it has that value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Final, Self
+
+from pydantic import Field, model_validator
+
+from tidewire_link.command_line import LogSettings
+from tidewire_link.settings import BrokerSettings, parse_url
+from tidewire_schemas.codec import BATCH_BYTES_MAX, PAYLOAD_BYTES_MAX
+from tidewire_schemas.names import check_topic_name
+
+ENV_PREFIX: Final = "TIDEWIRE_HUB_"
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class HubSettings(LogSettings, BrokerSettings):
+    """Settings of `tidewire-hub`. Durations are in seconds, sizes in bytes."""
+
+    data: Path
+    """Directory of the log, its state and what is known of devices. Made if missing. One hub per directory."""
+
+    broker: str = "mqtt://127.0.0.1:1883"
+    """mqtt://, mqtts://, ws:// or wss://, host, optional port; user:password@ is allowed."""
+
+    stream: str = "main"
+    """Name of the stream that this hub leads: a topic level."""
+
+    node: str = "hub"
+    """Name of this hub in its own topic and in the head; must differ between hubs on one broker."""
+
+    http: str | None = None
+    """HOST:PORT on which to serve /healthz and /readyz; not served when unset. Needs the extra `hub`."""
+
+    payload_bytes_max: int = Field(default=PAYLOAD_BYTES_MAX, ge=2_048, le=200 * 1024 * 1024)
+    """Largest MQTT message in either direction; larger ones travel in parts. Every known broker takes 100,000 bytes."""
+
+    batch_bytes_max: int = Field(default=BATCH_BYTES_MAX, ge=2_048, le=1024 * 1024 * 1024)
+    """Largest batch, put together from parts. A transaction above it is split by its device."""
+
+    hello_bytes_max: int = Field(default=2 * 1024 * 1024, ge=2_048, le=64 * 1024 * 1024)
+    """Largest Hello: some 20,000 columns declared. It is parsed on the event loop, so it must stay small."""
+
+    ingest_batches_max: int = Field(default=10_000, ge=1)
+    """Batches that wait for their commit; over it devices are told to send again later. Seconds of work."""
+
+    ingest_bytes_max: int = Field(default=64 * 1024 * 1024, ge=2_048)
+    """Bytes of these. With the parts and the replay cache this bounds the hub's memory."""
+
+    commit_batches_max: int = Field(default=512, ge=1)
+    """Batches in one group commit: enough that the fsync is a small share of it, few enough to ack within ~100 ms."""
+
+    commit_bytes_max: int = Field(default=4 * 1024 * 1024, ge=2_048)
+    """Bytes in one group commit, for the same reason; a single larger batch is a group of its own."""
+
+    commit_retry_min_s: Seconds = 0.5
+    """First pause after a commit failed (disk full); it doubles each time."""
+
+    commit_retry_max_s: Seconds = 15.0
+    """Longest pause, so that the hub goes on soon after space returns."""
+
+    parts_bytes_max: int = Field(default=128 * 1024 * 1024, ge=2_048)
+    """Bytes of all messages of which parts are missing: eight of the largest."""
+
+    parts_timeout_s: Seconds = 60.0
+    """A message whose next part does not come for this long is dropped; its device sends it again."""
+
+    head_interval_s: Seconds = 0.25
+    """Shortest time between two heads while the log grows: it is a retained message, which brokers store."""
+
+    head_period_s: Seconds = 10.0
+    """Time between heads while nothing happens: by it devices notice that pages did not reach them."""
+
+    replay_cache_bytes_max: int = Field(default=64 * 1024 * 1024, ge=0)
+    """Pages kept for devices that come back together; some 600 full pages."""
+
+    replay_block_entries: int = Field(default=256, ge=1, le=100_000)
+    """Replay pages end at multiples of this, so that devices share them."""
+
+    replay_in_flight_max: int = Field(default=16, ge=1, le=1_000)
+    """Replay messages on their way to the broker at once: they must not delay live pages and acks by much."""
+
+    publish_bytes_max: int = Field(default=32 * 1024 * 1024, ge=2_048)
+    """Bytes that wait to be published; while it is exceeded no new commit begins (a slow broker slows the hub)."""
+
+    devices_max: int = Field(default=10_000, ge=1)
+    """Devices remembered; the one heard longest ago goes first and is welcome again any time. About 2 KB each."""
+
+    devices_save_interval_s: Seconds = 5.0
+    """Shortest time between two writes of what is known of devices, which `tidewire-hub devices` reads."""
+
+    rejected_max: int = Field(default=200, ge=1, le=100_000)
+    """Unusable messages that are kept for `tidewire-hub rejected`, with their reason."""
+
+    problem_interval_s: Seconds = 1.0
+    """After `problem_burst` complaints a device is told of one unusable message in this time: it may send millions."""
+
+    problem_burst: int = Field(default=10, ge=1, le=1_000)
+    """Complaints that may go to a device at once."""
+
+    conflicts_max: int = Field(default=100_000, ge=0)
+    """Conflict records kept; the oldest go first. About 300 bytes each."""
+
+    chain_points_max: int = Field(default=1_000, ge=1, le=100_000)
+    """Batches of each database whose digest is kept at hand, to find where a restored copy branched off."""
+
+    state_cache_bytes: int = Field(default=16 * 1024 * 1024, ge=1024 * 1024)
+    """Page cache of the state database."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        check_topic_name(self.stream, "stream")
+        check_topic_name(self.node, "node")
+        parse_url(self.broker)
+        if self.http is not None:
+            parse_http(self.http)
+        if self.batch_bytes_max < self.payload_bytes_max:
+            raise ValueError("batch_bytes_max is below payload_bytes_max")
+        for name in ("ingest_bytes_max", "parts_bytes_max"):
+            if getattr(self, name) < self.batch_bytes_max:
+                raise ValueError(f"{name} is below batch_bytes_max, so the largest batch would never be taken")
+        return self
+
+
+def parse_http(address: str) -> tuple[str, int]:
+    """Host and port of `--http`; raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError(f"http: {address!r} is not HOST:PORT")
+    return host.strip("[]") or "127.0.0.1", int(port)
