@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Literal
 
-from tidewire_hub.effects import Append, QueuedBatch
+from tidewire_hub.actions import Append, QueuedBatch
 from tidewire_hub.ingest import IngestQueue
 
 Failure = Literal["retry", "alone", "set_aside"]

@@ -18,9 +18,9 @@ from math import inf
 from typing import TYPE_CHECKING, Final, Literal
 
 from tidewire_hub import handshake
+from tidewire_hub.actions import Effect, EntriesRead, Greet, Lead, Now, QueuedBatch, ReadPage, SaveDevices, Standing
 from tidewire_hub.commits import GroupCommits
 from tidewire_hub.devices import DeviceRegistry, DevicesDocument
-from tidewire_hub.effects import Effect, EntriesRead, Greet, Lead, Now, QueuedBatch, ReadPage, SaveDevices, Standing
 from tidewire_hub.ingest import IngestQueue
 from tidewire_hub.pages import pages
 from tidewire_hub.replay import Cursor, Replayer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tidewire_hub.effects import Standing
+from tidewire_hub.actions import Standing
 from tidewire_schemas.messages import ChainPoint, Hello, LastSealed, Problem, Welcome
 from tidewire_schemas.positions import SAFE_INTEGER_MAX, Position
 

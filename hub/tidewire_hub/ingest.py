@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 
-from tidewire_hub.effects import QueuedBatch
+from tidewire_hub.actions import QueuedBatch
 
 
 class IngestQueue:

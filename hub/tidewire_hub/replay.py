@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tidewire_hub.effects import EntriesRead, ReadPage
+from tidewire_hub.actions import EntriesRead, ReadPage
 from tidewire_hub.pages import ENVELOPE_BYTES, PageBytes, pages
 from tidewire_schemas.codec import encode_page, encode_replay
 from tidewire_schemas.positions import Position

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from tidewire_hub.effects import Effect, Now, Publish, Report
+from tidewire_hub.actions import Effect, Now, Publish, Report
 from tidewire_hub.rejected import RejectedList
 from tidewire_schemas import codec, topics
 from tidewire_schemas.messages import Problem

@@ -1,0 +1,109 @@
+"""What `HubCore` asks of its shell, and what the shell tells it: values only.
+
+The core returns effects in the order in which the shell must begin them. Stream effects (`Append`, `Greet`, `ReadPage`,
+`Lead`) run one after another on the stream's thread; each comes back to the core as the input named in its docstring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from tidewire_schemas.messages import ChainPoint, Hello, TableProblem
+from tidewire_schemas.positions import Position
+
+
+class Now(NamedTuple):
+    """The time of an input, by the two clocks that matter."""
+
+    s: float
+    """Seconds of a clock that never goes back: for timers and limits."""
+    ms: int
+    """Milliseconds since 1970: shown to people, never compared."""
+
+
+class QueuedBatch(NamedTuple):
+    """A whole batch that waits for its group commit."""
+
+    device: str
+    payload: bytes
+
+
+class Standing(NamedTuple):
+    """Where a device stands in the log, as the stream knows it."""
+
+    table_problems: tuple[TableProblem, ...]
+    on_log: bool
+    """Whether its checkpoint is an entry of this log, or the start of it."""
+    accepted: ChainPoint | None
+    recent: tuple[ChainPoint, ...]
+
+
+class EntriesRead(NamedTuple):
+    """Consecutive entries after a position, as they are stored."""
+
+    known: bool
+    """Whether the position is an entry of this log, or the start of it."""
+    entries: Sequence[tuple[Position, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Send a payload. Comes back as `on_paced_sent` if it is `paced`."""
+
+    topic: str
+    payload: bytes
+    retain: bool = False
+    paced: bool = False
+    """Replay goes out a few pages at a time, so that devices coming back do not fill the hub's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Commit a group of batches. Comes back as `on_appended` or `on_append_failed`."""
+
+    group: tuple[QueuedBatch, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Greet:
+    """Take a device's table shapes and look up where it stands. Comes back as `on_greeted` or `on_greet_failed`."""
+
+    device: str
+    hello: Hello
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
+    """Read entries. Comes back as `on_page_read` or `on_read_failed`."""
+
+    after: Position
+    entries_max: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """Acquire an epoch above one that a device heard of. Comes back as `on_led`."""
+
+    heard_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveDevices:
+    """Write what is known of devices where `tidewire-hub devices` finds it; losing it loses nothing that matters."""
+
+    document: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Say something in the hub's log."""
+
+    level: Literal["info", "warning", "error"]
+    message: str
+    fields: Mapping[str, object] = field(default_factory=dict)
+
+
+Effect = Publish | Append | Greet | ReadPage | Lead | SaveDevices | Report
