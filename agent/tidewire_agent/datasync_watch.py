@@ -8,9 +8,11 @@ What changes several times between two looks is seen once, in its last form.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +22,7 @@ from typing import Any, Final, Self
 from tidewire_agent import kv
 from tidewire_agent.datasync_errors import translated
 from tidewire_agent.datasync_file import DataFile
-
-LOOK_EVERY_S: Final = 0.025
-"""How often to ask whether anything was committed: a change is noticed within 50 ms; asking takes some 10 µs."""
+from tidewire_agent.datasync_notice import CommitNotice
 
 _REST_FACTOR: Final = 9
 """After a comparison that took t, none for 9 t: watching takes at most a tenth of a core, however busy the file is."""
@@ -62,7 +62,7 @@ class Watch(Iterator[Change]):
         self._file = file
         self._prefix = kv.checked_prefix(prefix)
         self._timeout = timeout
-        self._stopped = threading.Event()
+        self._stopped = False
         self._using = threading.RLock()
         self._changes: deque[Change] = deque()
         self._rest_until = 0.0
@@ -70,6 +70,9 @@ class Watch(Iterator[Change]):
         self._seen: dict[str, str] = {}
         self._version = -1
         with translated(file.path):
+            self._connection.execute("SELECT 1 FROM sqlite_master").fetchone()  # the -wal file is there from here on
+            self._notice = CommitNotice(file.path)
+            self._closing = weakref.finalize(self, _close, self._connection, self._notice)
             if initial:
                 self._compare()
             else:
@@ -84,28 +87,32 @@ class Watch(Iterator[Change]):
 
     def next(self, timeout: float | None = None) -> Change | None:
         """The next change; None when stopped, or when there is none for `timeout` seconds (None waits for ever)."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         with self._using, translated(self._file.path):
-            while not self._stopped.is_set():
+            while not self._stopped:
                 if not self._changes:
                     self._look()
                 if self._changes:
                     return self._changes.popleft()
-                left = LOOK_EVERY_S if deadline is None else min(LOOK_EVERY_S, deadline - time.monotonic())
-                if left <= 0:
+                now = time.monotonic()
+                if now >= deadline:
                     return None
-                self._stopped.wait(left)
+                if now < self._rest_until:
+                    self._notice.rest(min(self._rest_until, deadline) - now)
+                else:
+                    self._notice.wait(deadline - now)
         return None
 
     def stop(self) -> None:
         """End the iteration, from any thread."""
-        self._stopped.set()
+        self._stopped = True
+        self._notice.wake()
 
     def close(self) -> None:
-        """Stop, and give back the connection."""
-        self._stopped.set()
+        """Stop, and give back the connection; again does nothing."""
+        self.stop()
         with self._using:
-            self._connection.close()
+            self._closing()
 
     def __enter__(self) -> Self:
         return self
@@ -114,10 +121,6 @@ class Watch(Iterator[Change]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_connection"):
-            self._connection.close()
 
     def _look(self) -> None:
         if time.monotonic() < self._rest_until or _data_version(self._connection) == self._version:
@@ -139,3 +142,8 @@ class Watch(Iterator[Change]):
 def _data_version(connection: sqlite3.Connection) -> int:
     version: int = connection.execute("PRAGMA data_version").fetchone()[0]
     return version
+
+
+def _close(connection: sqlite3.Connection, notice: CommitNotice) -> None:
+    connection.close()
+    notice.close()
