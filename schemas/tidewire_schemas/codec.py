@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Final, NamedTuple
 
 from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
@@ -71,22 +72,14 @@ def parse_batch(payload: bytes, *, bytes_max: int = BATCH_BYTES_MAX) -> ParsedBa
     """A whole batch (not a part), and the bytes of its changes; raises as `parse`."""
     _check_size(payload, bytes_max)
     header = _BATCH_HEADER.match(payload)
+    if header is not None and payload.endswith(b"}"):
+        with suppress(ValidationError):  # the other way decides, and explains
+            return _parse_usual_spelling(header, payload)
     try:
-        if header is None or payload[-1:] != b"}":
-            batch = Batch.model_validate_json(payload)
-            return ParsedBatch(batch, encode_runs(batch.changes))
-        # The usual spelling: the slice between header and brace is parsed as one JSON value, so it is one.
-        changes_json = payload[header.end() : -1]
-        batch = Batch(
-            incarnation=header[1].decode(),
-            batch=int(header[2]),
-            prev_digest=header[3].decode(),
-            sealed_at=int(header[4]),
-            changes=_RUNS.validate_json(changes_json),
-        )
+        batch = Batch.model_validate_json(payload)
     except ValidationError as error:
         raise _explained(error, payload) from None
-    return ParsedBatch(batch, changes_json)
+    return ParsedBatch(batch, encode_runs(batch.changes))
 
 
 def encode(message: BaseModel) -> bytes:
@@ -158,6 +151,19 @@ def encode_entry(
             changes_json,
         )
     )
+
+
+def _parse_usual_spelling(header: re.Match[bytes], payload: bytes) -> ParsedBatch:
+    """The slice between header and brace is parsed as one JSON value, so nothing else can hide in it."""
+    changes_json = payload[header.end() : -1]
+    batch = Batch(
+        incarnation=header[1].decode(),
+        batch=int(header[2]),
+        prev_digest=header[3].decode(),
+        sealed_at=int(header[4]),
+        changes=_RUNS.validate_json(changes_json),
+    )
+    return ParsedBatch(batch, changes_json)
 
 
 def _check_size(payload: bytes, bytes_max: int) -> None:

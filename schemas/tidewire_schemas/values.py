@@ -94,7 +94,7 @@ def decode(value: Any) -> Value:
     if kind is int:
         if INTEGER_MIN <= value <= INTEGER_MAX:
             return value  # type: ignore[no-any-return]
-        raise ValueNotStorable(f"integer {str(value)[:24]}… does not fit in 64 bits")
+        raise ValueNotStorable(f"an integer of {value.bit_length()} bits does not fit in 64")
     if kind is float:
         if isfinite(value):
             return value  # type: ignore[no-any-return]
@@ -137,10 +137,10 @@ def check_rows(rows: Iterable[Sequence[Any]], width: int) -> None:
 
 
 def _decode_tagged(tag: str, data: Any) -> Value:
-    if tag == "real" and data in _REALS:
-        return _REALS[data]
-    if tag not in ("blob", "text") or not isinstance(data, str):
+    if not isinstance(data, str) or (tag == "real" and data not in _REALS) or tag not in ("blob", "real", "text"):
         raise ValueNotStorable(f"an object with {tag[:20]!r} is not one of the allowed forms")
+    if tag == "real":
+        return _REALS[data]
     try:
         raw = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -13,7 +13,7 @@ _NOT_TEXT: Final = frozenset({"null", "true", "false", "yes", "no", "on", "off",
 
 def dump(data: Mapping[str, Any]) -> str:
     """A document whose YAML reading is `data`: mappings, sequences, text, numbers, booleans and None."""
-    return "\n".join(_block(data)) + "\n"
+    return "\n".join(_block(data) if data else ["{}"]) + "\n"
 
 
 def _block(data: Any) -> Iterator[str]:
@@ -51,4 +51,5 @@ def _flat(value: Any) -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _NOT_TEXT:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    quoted = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
