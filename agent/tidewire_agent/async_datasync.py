@@ -32,6 +32,8 @@ from tidewire_agent.datasync_agent import AgentKeeper, agent_maker
 from tidewire_agent.datasync_errors import DataSyncClosed, FlushTimeout, FreshTimeout, SyncTimeout
 from tidewire_agent.datasync_file import BUSY_TIMEOUT_S, DataFile, Synchronous
 from tidewire_agent.datasync_wait import AttachWait, FlushWait, FreshWait, Wait, timed_out
+from tidewire_agent.lock import read_status
+from tidewire_agent.status import AgentStatus
 from tidewire_schemas.errors import TidewireError
 
 THREADS: Final = 4
@@ -76,8 +78,7 @@ class AsyncDataSync:
             SettingError: a setting does not fit this file.
         """
         if self._file is not None:
-            if self._file.closed:
-                raise DataSyncClosed(f"{self._path.name} was closed")
+            self._opened()
             return self
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"tidewire {self._path.name}")
         try:
@@ -99,6 +100,11 @@ class AsyncDataSync:
     def path(self) -> Path:
         """The SQLite file."""
         return self._path
+
+    @property
+    def status(self) -> AgentStatus | None:
+        """What the agent on this file last said about itself, whoever runs it; None if none ever ran."""
+        return read_status(self._path)
 
     @property
     def connection(self) -> aiosqlite.Connection:
@@ -176,16 +182,15 @@ class AsyncDataSync:
     def _opened(self) -> DataFile:
         if self._file is None:
             raise self._not_open()
+        if self._file.closed:
+            raise DataSyncClosed(f"{self._path.name} was closed")
         return self._file
 
     def _not_open(self) -> DataSyncClosed:
         return DataSyncClosed(f"{self._path.name} is not open", hint="use `async with`, or call open() first")
 
     async def _call(self, function: Callable[Params, Result], *args: Params.args, **kwargs: Params.kwargs) -> Result:
-        if self._threads is None:
-            raise self._not_open()
-        if self._opened().closed:
-            raise DataSyncClosed(f"{self._path.name} was closed")
+        self._opened()
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args, **kwargs))
 
     async def _wait(

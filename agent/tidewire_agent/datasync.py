@@ -30,6 +30,8 @@ from tidewire_agent.datasync_errors import FlushTimeout, FreshTimeout, SyncTimeo
 from tidewire_agent.datasync_file import BUSY_TIMEOUT_S, DataFile, Synchronous
 from tidewire_agent.datasync_wait import AttachWait, FlushWait, FreshWait, Wait, timed_out
 from tidewire_agent.datasync_watch import Watch
+from tidewire_agent.lock import read_status
+from tidewire_agent.status import AgentStatus
 from tidewire_schemas.errors import TidewireError
 
 TIMEOUT_S: Final = 30.0
@@ -51,7 +53,7 @@ class DataSync:
     Args:
         path: the SQLite file; made if there is none. Other programs may use it at the same time.
         broker: URL of the MQTT broker, such as `mqtt://user:password@host`.
-        device: this device's name; needed once, then the file remembers it.
+        device: this device's name; needed once, then the file remembers it; the host's name if never given.
         tables: further tables of the file to sync.
         busy_timeout_s: longest wait for another program's write lock.
         synchronous: "FULL" makes each commit wait for the disk; with "NORMAL" a power cut can take the newest commits
@@ -92,6 +94,11 @@ class DataSync:
     def path(self) -> Path:
         """The SQLite file."""
         return self._file.path
+
+    @property
+    def status(self) -> AgentStatus | None:
+        """What the agent on this file last said about itself, whoever runs it; None if none ever ran."""
+        return read_status(self._file.path)
 
     @property
     def connection(self) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
 from tidewire_schemas.errors import AlreadyRunning, SettingError, TidewireError
@@ -136,4 +137,14 @@ def agent_maker(
         if device is not None or tables or settings:
             raise SettingError("settings of the agent are given without a broker", hint="give a broker as well")
         return None
-    raise NotImplementedError
+    # Imported here, as programs that use the file alone need no MQTT.
+    from tidewire_agent.runtime import Agent  # noqa: PLC0415
+    from tidewire_agent.settings import AgentSettings  # noqa: PLC0415
+    from tidewire_agent.tables import KV_TABLE  # noqa: PLC0415
+
+    if isinstance(tables, str):
+        raise SettingError(f"tables={tables!r} is one text", hint="give a list of names")
+    chosen = AgentSettings.of(
+        db=Path(path).absolute(), device=device, broker=broker, tables=(KV_TABLE, *tables), **settings
+    )
+    return lambda: Agent(chosen)
