@@ -1,0 +1,95 @@
+"""What can go wrong at the edge (below `tidewire_schemas.errors`).
+
+DatabaseError
+├── DatabaseMissing         there is no file
+├── DatabaseNotUsable       not a database, corrupt, read-only, or not ours to write
+├── DatabaseBusy            another program holds the write lock for longer than the busy timeout
+├── DiskFull
+├── TableNotSyncable        one table: the others go on
+└── AnotherAgent            an agent already runs on this file
+SequenceGap                 (of the schemas) a page that does not follow the checkpoint
+LogDiverged                 a page that says another history than the one applied
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from tidewire_schemas.errors import DatabaseError, SettingError, TidewireError
+
+
+class DatabaseMissing(DatabaseError):
+    """The database file does not exist."""
+
+    code = "database_missing"
+    hint = "give the path of the app's SQLite file; the agent does not create it"
+
+
+class DatabaseNotUsable(DatabaseError):
+    """The file is no SQLite database, is corrupt, or cannot be written."""
+
+    code = "database_not_usable"
+    hint = "check the file with `sqlite3 FILE 'PRAGMA integrity_check'` and its owner and mode with `ls -l`"
+
+
+class DatabaseBusy(DatabaseError):
+    """Another program kept the write lock."""
+
+    code = "database_busy"
+    hint = "another program holds a write transaction open; the agent tries again"
+    retry = True
+
+
+class DiskFull(DatabaseError):
+    """There is no space for a write."""
+
+    code = "disk_full"
+    hint = "free some space; the agent goes on by itself and nothing is lost"
+    retry = True
+
+
+class TableNotSyncable(DatabaseError):
+    """A table cannot be kept equal; other tables are not affected."""
+
+    code = "table_not_syncable"
+
+    def __init__(self, table: str, reason: str, *, hint: str | None = None) -> None:
+        super().__init__(f"table {table!r} cannot be synced: {reason}", hint=hint)
+        self.table = table
+        self.reason = reason
+
+
+class DeviceNeeded(SettingError):
+    """A database that no agent has used yet needs a device name."""
+
+    code = "device_needed"
+    hint = "give --device NAME once; the database remembers it"
+
+
+class OtherDevice(SettingError):
+    """The database belongs to a device of another name."""
+
+    code = "device_differs"
+    hint = "use that name, or detach the database first"
+
+
+class LogDiverged(TidewireError):
+    """A page claims another history for what this device has applied."""
+
+    code = "log_diverged"
+    retry = True
+
+
+def from_sqlite(error: sqlite3.Error) -> DatabaseError:
+    """The error of this module that says what an sqlite3 error means for the person in charge."""
+    name = getattr(error, "sqlite_errorname", "") or ""
+    text = str(error)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "locked" in text:
+        return DatabaseBusy(f"the database is locked: {text}")
+    if name.startswith("SQLITE_FULL") or "disk is full" in text:
+        return DiskFull("the disk of the database is full")
+    if name.startswith("SQLITE_IOERR"):
+        return DatabaseNotUsable(f"the disk reported an error: {text}")
+    if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_PERM")):
+        return DatabaseNotUsable(text)
+    return DatabaseNotUsable(f"{name or type(error).__name__}: {text}")

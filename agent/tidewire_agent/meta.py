@@ -1,0 +1,116 @@
+"""What the database remembers about itself: identity, checkpoint, batch chain, attached tables."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final, Literal
+
+from tidewire_schemas.names import fold
+from tidewire_schemas.positions import Position
+
+SCHEMA_SQL: Final = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+
+TableState = Literal["taking", "offering", "synced", "missing"]
+
+
+class Meta:
+    """The `tidewire_meta` table as a mapping of known names. Writes go with the caller's transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def text(self, name: str) -> str | None:
+        """A remembered text, or None."""
+        value = self._get(name)
+        return None if value is None else str(value)
+
+    def number(self, name: str) -> int:
+        """A remembered number; 0 where there is none."""
+        value = self._get(name)
+        return int(value) if isinstance(value, int) else 0
+
+    def set(self, **values: str | int | None) -> None:
+        """Remember these."""
+        self._connection.executemany(
+            """
+            INSERT INTO tidewire_meta (name, value) VALUES (?, ?)
+            ON CONFLICT (name) DO UPDATE SET value = excluded.value
+            """,
+            list(values.items()),
+        )
+
+    @property
+    def checkpoint(self) -> Position:
+        """The last entry applied."""
+        return Position(self.number("epoch"), self.number("seq"))
+
+    @checkpoint.setter
+    def checkpoint(self, position: Position) -> None:
+        self.set(epoch=position.epoch, seq=position.seq)
+
+    def _get(self, name: str) -> str | int | None:
+        row = self._connection.execute("SELECT value FROM tidewire_meta WHERE name = ?", (name,)).fetchone()
+        value: str | int | None = row[0] if row else None
+        return value
+
+
+@dataclass(frozen=True)
+class Attached:
+    """One row of `tidewire_table`."""
+
+    id: int
+    name: str
+    columns: tuple[str, ...]
+    state: TableState
+    target: int | None
+    offered: tuple[object, ...] | None
+    """Wire values of the last key offered as a seed."""
+    cursor: Position | None
+    problem: str | None
+
+    @property
+    def has_originals(self) -> bool:
+        """Whether rows may be there that neither the log nor a captured change has brought."""
+        return self.state in ("taking", "offering")
+
+
+class Registry:
+    """The attached tables, by folded name and by id."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.by_name: dict[str, Attached] = {}
+        self.by_id: dict[int, Attached] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read them again, as another process may have attached or detached a table."""
+        rows = self._connection.execute(
+            "SELECT id, name, columns, state, target, offered, cursor_epoch, cursor_seq, problem FROM tidewire_table"
+        ).fetchall()
+        found = [
+            Attached(
+                id=row[0],
+                name=row[1],
+                columns=tuple(json.loads(row[2])),
+                state=row[3],
+                target=row[4],
+                offered=None if row[5] is None else tuple(json.loads(row[5])),
+                cursor=None if row[7] is None else Position(row[6], row[7]),
+                problem=row[8],
+            )
+            for row in rows
+        ]
+        self.by_name = {fold(attached.name): attached for attached in found}
+        self.by_id = {attached.id: attached for attached in found}
+
+    def update(self, attached_id: int, **values: str | int | None) -> None:
+        """Set columns of one row (names are this module's own, values are bound)."""
+        assignments = ", ".join(f"{name} = ?" for name in values)
+        self._connection.execute(
+            f"UPDATE tidewire_table SET {assignments} WHERE id = ?", (*values.values(), attached_id)
+        )
+        self.reload()

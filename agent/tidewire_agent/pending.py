@@ -1,0 +1,151 @@
+"""The pending overlay: which cells hold a local change that the applied log does not include yet.
+
+Such a cell keeps its local value when an entry of another device is applied. Pending are the batches above `released`,
+and the changes not yet sealed. They are indexed in a temporary table (SQLite keeps it in a bounded cache and on its own
+temporary file), and only once an entry of another device asks.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Final, NamedTuple
+
+from tidewire_agent import capture
+from tidewire_agent.catalogue import Catalogue, Synced
+from tidewire_agent.meta import Meta
+from tidewire_agent.sql import matches, quote
+from tidewire_schemas.codec import parse_batch
+from tidewire_schemas.names import fold
+from tidewire_schemas.values import Value, decode_row
+
+_UNSEALED: Final = 2**62
+"""Stands for the number of a batch that changes will get when they are sealed."""
+
+_CREATE: Final = """
+    CREATE TEMP TABLE IF NOT EXISTS tidewire_pending (
+        t     INTEGER NOT NULL,
+        key   BLOB NOT NULL,
+        batch INTEGER NOT NULL,
+        cols  TEXT,                 -- JSON list of folded columns; NULL: the whole row
+        PRIMARY KEY (t, key, batch, cols)
+    )
+"""
+_ADD: Final = "INSERT OR IGNORE INTO temp.tidewire_pending (t, key, batch, cols) VALUES (?, ?, ?, ?)"
+
+_Row = tuple[int, bytes, int, str | None]
+
+
+class Overlay(NamedTuple):
+    """What of a row is pending."""
+
+    whole: bool
+    columns: frozenset[str]
+    """Folded names, where not the whole row is."""
+
+
+NOTHING_PENDING: Final = Overlay(whole=False, columns=frozenset())
+
+
+class Pending:
+    """The index of pending cells."""
+
+    def __init__(self, connection: sqlite3.Connection, meta: Meta, catalogue: Catalogue) -> None:
+        self._connection = connection
+        self._meta = meta
+        self._catalogue = catalogue
+        self._batch = 0
+        self._change = 0
+        self._drained = -1
+        connection.execute(_CREATE)
+
+    def anything(self) -> bool:
+        """Whether any local change is not in the applied log yet."""
+        if self._meta.number("next_batch") > self._meta.number("released") + 1:
+            return True
+        return bool(self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_change)").fetchone()[0])
+
+    def cover(self) -> None:
+        """Index all that is pending now. Called before the write lock is taken, and again, for the rest, under it."""
+        self._cover_batches()
+        self._cover_changes()
+
+    def of(self, table_id: int, key: bytes) -> Overlay:
+        """What of this row is pending."""
+        rows = self._connection.execute(
+            "SELECT cols FROM temp.tidewire_pending WHERE t = ? AND key = ?", (table_id, key)
+        ).fetchall()
+        if not rows:
+            return NOTHING_PENDING
+        if any(cols is None for (cols,) in rows):
+            return Overlay(whole=True, columns=frozenset())
+        return Overlay(whole=False, columns=frozenset(name for (cols,) in rows for name in json.loads(cols)))
+
+    def release(self, batch: int) -> None:
+        """The applied log includes our batches up to this one."""
+        self._connection.execute("DELETE FROM temp.tidewire_pending WHERE batch <= ?", (batch,))
+
+    def forget(self) -> None:
+        """Index anew at the next call: batches were renumbered, or tables attached or changed."""
+        self._connection.execute("DELETE FROM temp.tidewire_pending")
+        self._batch = self._change = 0
+        self._drained = -1
+
+    def _cover_batches(self) -> None:
+        first = max(self._batch, self._meta.number("released")) + 1
+        last = max(0, self._meta.number("next_batch") - 1)
+        for batch in range(first, last + 1):
+            row = self._connection.execute("SELECT payload FROM tidewire_batch WHERE batch = ?", (batch,)).fetchone()
+            if row is not None:
+                self._connection.executemany(_ADD, self._batch_rows(batch, row[0]))
+        if last >= first:
+            # What was unsealed before may be in these batches now: look at the rest of the change log anew.
+            self._connection.execute("DELETE FROM temp.tidewire_pending WHERE batch = ?", (_UNSEALED,))
+            self._change = 0
+        self._batch = max(self._batch, last)
+
+    def _batch_rows(self, batch: int, payload: bytes) -> list[_Row]:
+        rows: list[_Row] = []
+        for run in parse_batch(payload).batch.changes:
+            synced = self._catalogue.by_name(run.table)
+            if synced is None or run.op == "seed":
+                continue  # a seed yields to whatever the hub holds
+            cols = json.dumps([fold(name) for name in run.columns[run.key :]]) if run.op == "set" else None
+            rows.extend(
+                (synced.attached.id, synced.table.key_bytes(tuple(decode_row(row[: run.key]))), batch, cols)
+                for row in run.rows
+            )
+        return rows
+
+    def _cover_changes(self) -> None:
+        drained = self._meta.number("drained")
+        if drained != self._drained:
+            self._connection.execute("DELETE FROM temp.tidewire_pending WHERE batch = ?", (_UNSEALED,))
+            self._change = 0
+            self._drained = drained
+        changes = self._connection.execute(
+            """
+            SELECT id, t, op, cols, k0, k1, k2, k3, k4, k5, k6, k7 FROM tidewire_change
+            WHERE id > ? ORDER BY id
+            """,
+            (self._change,),
+        ).fetchall()
+        rows: list[_Row] = []
+        for change_id, table_id, op, cols, *key_columns in changes:
+            self._change = change_id
+            synced = self._catalogue.by_id(table_id)
+            if synced is None:
+                continue
+            key = tuple(key_columns[: len(synced.table.key)])
+            if None in key or (op == capture.CANDIDATE and self._is_there(synced, key)):
+                continue
+            changed = capture.mask_columns(cols, synced.attached.columns) if op == capture.UPDATED else None
+            text = None if changed is None else json.dumps(sorted(changed))
+            rows.append((table_id, synced.table.key_bytes(key), _UNSEALED, text))
+        self._connection.executemany(_ADD, rows)
+
+    def _is_there(self, synced: Synced, key: tuple[Value, ...]) -> bool:
+        row = self._connection.execute(
+            f"SELECT 1 FROM {quote(synced.table.name)} WHERE {matches(synced.table.key, '?' * len(key))}", key
+        ).fetchone()
+        return row is not None

@@ -1,0 +1,91 @@
+-- Tidewire's own tables in the app's file. `tidewire-agent detach` removes them all.
+
+-- Who this database is and how far it has come. Names: device, incarnation, log_id, heard_epoch; epoch and seq (the
+-- checkpoint); next_batch, last_digest; released (highest own batch that the applied log includes); drained (how often
+-- the change log was emptied, as its ids then begin anew); wanted (tables asked for), dead_dropped.
+CREATE TABLE IF NOT EXISTS tidewire_meta (
+    name  TEXT PRIMARY KEY,
+    value
+) WITHOUT ROWID;
+
+-- The attached tables. `columns`: JSON list of the columns that the triggers know, whose places are the bits of a
+-- change's mask. `state`: taking (the hub's rows come first), offering (rows that were there before are sent as
+-- seeds, up to key `offered`), synced, or missing (dropped or renamed; see `problem`). `cursor_*`: where a table that
+-- was attached later stands in the log, while that is behind the checkpoint. `target`: the hub's head at attach.
+CREATE TABLE IF NOT EXISTS tidewire_table (
+    id           INTEGER PRIMARY KEY,
+    name         TEXT NOT NULL UNIQUE COLLATE NOCASE,
+    columns      TEXT NOT NULL,
+    state        TEXT NOT NULL,
+    target       INTEGER,
+    offered      TEXT,
+    cursor_epoch INTEGER,
+    cursor_seq   INTEGER,
+    problem      TEXT
+);
+
+-- The change log: written by the triggers in the app's own transactions. `t`: tidewire_table.id. `op`: see capture.py.
+-- `cols`: which columns an update changed. `k0` …: the key, natively.
+CREATE TABLE IF NOT EXISTS tidewire_change (
+    id   INTEGER PRIMARY KEY,
+    t    INTEGER NOT NULL,
+    op   INTEGER NOT NULL,
+    cols,
+    k0, k1, k2, k3, k4, k5, k6, k7
+);
+
+-- Changes up to `id` (and above the mark before) were made when this position was applied.
+CREATE TABLE IF NOT EXISTS tidewire_mark (
+    id    INTEGER PRIMARY KEY,
+    epoch INTEGER NOT NULL,
+    seq   INTEGER NOT NULL
+);
+
+-- The outbox: sealed batches, never changed afterwards. Kept for a while after the log has them.
+CREATE TABLE IF NOT EXISTS tidewire_batch (
+    batch     INTEGER PRIMARY KEY,
+    digest    TEXT NOT NULL,
+    sealed_at INTEGER NOT NULL,
+    bytes     INTEGER NOT NULL,
+    payload   BLOB NOT NULL
+);
+
+-- While a table is taken over: keys that the log has touched. Any other row was there before.
+CREATE TABLE IF NOT EXISTS tidewire_touched (
+    t   INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    PRIMARY KEY (t, key)
+) WITHOUT ROWID;
+
+-- Changes of the log that could not be applied yet: `cells` is a JSON object of column and value, `op` put or set.
+CREATE TABLE IF NOT EXISTS tidewire_parked (
+    t      INTEGER NOT NULL,
+    key    BLOB NOT NULL,
+    op     TEXT NOT NULL,
+    cells  TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    seq    INTEGER NOT NULL,
+    PRIMARY KEY (t, key)
+) WITHOUT ROWID;
+
+-- This device's versions of rows that the hub refused, and what else could not be synced: for a person to look at.
+CREATE TABLE IF NOT EXISTS tidewire_dead (
+    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    at     INTEGER NOT NULL,
+    "table" TEXT NOT NULL,
+    op     TEXT NOT NULL,
+    key    TEXT NOT NULL,
+    cells  TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    batch  INTEGER,
+    seq    INTEGER
+);
+
+-- Questions of programs that use the file alone: "do I hold all that the hub had when I asked?"
+CREATE TABLE IF NOT EXISTS tidewire_fresh (
+    nonce    TEXT PRIMARY KEY,
+    asked_at INTEGER NOT NULL,
+    epoch    INTEGER,
+    seq      INTEGER
+) WITHOUT ROWID;

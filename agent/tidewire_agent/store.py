@@ -1,0 +1,577 @@
+"""EdgeStore: everything Tidewire does with the app's database file. Synchronous, for one thread."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidewire_agent import capture
+from tidewire_agent.apply import Applied, Applier
+from tidewire_agent.catalogue import AttachReport, Catalogue
+from tidewire_agent.dead_letters import DeadLetter, DeadLetters
+from tidewire_agent.errors import DatabaseMissing, DatabaseNotUsable, DeviceNeeded, OtherDevice, from_sqlite
+from tidewire_agent.meta import SCHEMA_SQL, Meta
+from tidewire_agent.parked import Parked
+from tidewire_agent.pending import Pending
+from tidewire_agent.reading import fetch_all, snapshot
+from tidewire_agent.seal import Sealer, SealOutcome
+from tidewire_agent.seeds import Seeds
+from tidewire_agent.silence import Switch, dropped_triggers, trigger_switch
+from tidewire_agent.sql import names, quote
+from tidewire_agent.tables import KV_TABLE
+from tidewire_schemas.codec import BATCH_BYTES_MAX, encode_batch, parse_batch
+from tidewire_schemas.digest import NO_DIGEST, as_hex, column_order, message_digest, row_digest, table_digest
+from tidewire_schemas.messages import LastSealed, Page
+from tidewire_schemas.names import check_topic_name, fold
+from tidewire_schemas.positions import Position
+from tidewire_schemas.shapes import TableShape
+
+logger = logging.getLogger(__name__)
+
+SQLITE_MIN = (3, 24, 0)
+"""The first SQLite with UPSERT, which applying needs. The app may bring an older one."""
+
+
+class StoreSettings(BaseModel):
+    """Limits of what Tidewire keeps and does in the app's file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """How long the agent waits for the app's write lock before it reports the database as busy and tries again."""
+    batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
+    """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
+    changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
+    """Change log rows read into one batch: bounds the agent's memory while it works off a backlog."""
+    seed_chunk_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    """About how many bytes of rows that were there before go into one batch: one MQTT message each."""
+    apply_rows_max: Annotated[int, Field(ge=1)] = 2000
+    """Rows after which applying a long page lets the app write in between (always between whole entries)."""
+    kept_batches_max: Annotated[int, Field(ge=0)] = 64
+    """Batches kept after the log has them, so that a hub which lost its tail can be healed."""
+    kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024
+    """Bytes of such batches."""
+    dead_letters_max: Annotated[int, Field(ge=1)] = 10_000
+    """Dead letters kept; above it the oldest go, and `status` says how many went."""
+    allow_unkept_unique: bool = False
+    """Sync tables whose unique indexes (partial, over expressions, custom collations) the hub cannot keep unique."""
+
+
+class SealedBatch(NamedTuple):
+    """A batch in the outbox."""
+
+    batch: int
+    digest: str
+    payload: bytes
+    sealed_at: int
+
+
+class Backlog(NamedTuple):
+    """What waits on this device."""
+
+    changes: int
+    """Change log rows not sealed yet."""
+    batches: int
+    """Sealed batches that the applied log does not include yet."""
+    batch_bytes: int
+    oldest_sealed_at: int | None
+    parked: int
+    dead_letters: int
+
+
+class KeptBatch(NamedTuple):
+    """A line of `tidewire-agent log`."""
+
+    batch: int
+    digest: str
+    sealed_at: int
+    bytes: int
+    released: bool
+    """Whether the applied log includes it."""
+
+
+class TableDigest(NamedTuple):
+    """Rows and digest of an attached table, to be compared with the hub's at the same position."""
+
+    table: str
+    rows: int
+    digest: str
+
+
+class FlushMark(NamedTuple):
+    """What had been written when `EdgeStore.flush_mark` was called."""
+
+    drained: int
+    change: int | None
+    next_batch: int
+
+
+class EdgeStore:
+    """One app's database, as the agent sees it. Open with `EdgeStore.open`."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, settings: StoreSettings, switch: Switch | None
+    ) -> None:
+        self._connection = connection
+        self._path = path
+        self._settings = settings
+        self._switch = switch
+        self._meta = Meta(connection)
+        self._catalogue = Catalogue(
+            connection, self._meta, self._transaction, allow_unkept_unique=settings.allow_unkept_unique
+        )
+        self._dead_letters = DeadLetters(connection, self._meta, rows_max=settings.dead_letters_max)
+        self._pending = Pending(connection, self._meta, self._catalogue)
+        self._parked = Parked(connection)
+        self._seeds = Seeds(connection, self._catalogue, chunk_bytes=settings.seed_chunk_bytes)
+        self._sealer = Sealer(
+            connection,
+            self._meta,
+            self._catalogue,
+            self._transaction,
+            self._dead_letters,
+            self._seeds,
+            batch_bytes_max=settings.batch_bytes_max,
+            changes_max=settings.changes_per_batch_max,
+        )
+        self._applier = Applier(
+            connection,
+            self._meta,
+            self._catalogue,
+            self._silent_transaction,
+            self._pending,
+            self._parked,
+            self._dead_letters,
+            self._seeds,
+            rows_max=settings.apply_rows_max,
+            kept_batches_max=settings.kept_batches_max,
+            kept_bytes_max=settings.kept_bytes_max,
+        )
+
+    @classmethod
+    def open(cls, path: Path, *, device: str | None, settings: StoreSettings | None = None) -> Self:
+        """Open an app's database and make Tidewire's tables in it where they are missing.
+
+        Args:
+            path: the SQLite file; it must exist.
+            device: this device's name; None takes the name that the file remembers.
+
+        Raises:
+            DatabaseMissing: there is no such file.
+            DatabaseNotUsable: it is no database, corrupt, or cannot be written.
+            DatabaseBusy: another program kept it locked.
+            DeviceNeeded: neither argument nor file names the device.
+            OtherDevice: the file belongs to a device of another name.
+        """
+        settings = settings or StoreSettings()
+        if device is not None:
+            check_topic_name(device, "device")
+        if sqlite3.sqlite_version_info < SQLITE_MIN:
+            raise DatabaseNotUsable(
+                f"this Python brings SQLite {sqlite3.sqlite_version}", hint="3.24 or newer is needed"
+            )
+        if not path.is_file():
+            raise DatabaseMissing(f"there is no database at {path}")
+        try:
+            connection = _connect(path, settings)
+        except sqlite3.Error as error:
+            raise from_sqlite(error) from error
+        try:
+            switch = trigger_switch()
+            if switch is not None:
+                switch(connection, False)
+            _prepare(connection, device)
+            store = cls(connection, path, settings, switch)
+            store._catalogue.refresh()
+        except sqlite3.Error as error:
+            connection.close()
+            raise from_sqlite(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return store
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    # ── who and where ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def device(self) -> str:
+        """The device's name."""
+        return self._meta.text("device") or ""
+
+    @property
+    def incarnation(self) -> str:
+        """Which life of this database: random, made with it, and anew when copies have parted."""
+        return self._meta.text("incarnation") or ""
+
+    @property
+    def log_id(self) -> str | None:
+        """The log that it follows, None before its first handshake."""
+        return self._meta.text("log_id")
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch heard of."""
+        return self._meta.number("heard_epoch")
+
+    @property
+    def checkpoint(self) -> Position:
+        """The last entry applied."""
+        return self._meta.checkpoint
+
+    @property
+    def replay_from(self) -> Position:
+        """The position from which entries are needed: the checkpoint, or before it for newly attached tables."""
+        return self._applier.replay_from
+
+    @property
+    def last_sealed(self) -> LastSealed | None:
+        """The newest batch of this incarnation."""
+        batch = self._meta.number("next_batch") - 1
+        digest = self._meta.text("last_digest")
+        return LastSealed(batch=batch, digest=digest) if batch > 0 and digest else None
+
+    @property
+    def oldest_kept(self) -> int:
+        """The lowest batch number in the outbox, 0 when it is empty."""
+        row = self._connection.execute("SELECT min(batch) FROM tidewire_batch").fetchone()
+        return int(row[0] or 0)
+
+    @property
+    def released(self) -> int:
+        """The highest own batch that the applied log includes."""
+        return self._meta.number("released")
+
+    def digest_of(self, batch: int) -> str | None:
+        """The digest of a batch in the outbox, or of the newest one."""
+        row = self._connection.execute("SELECT digest FROM tidewire_batch WHERE batch = ?", (batch,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def data_version(self) -> int:
+        """A number that changes when another connection has committed."""
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def attach(self, wanted: Sequence[str], *, all_tables: bool = False) -> list[AttachReport]:
+        """Sync these tables from now on (`tidewire_kv` is made if it is asked for); what became of each."""
+        with _sqlite_errors():
+            reports = self._catalogue.attach(wanted, all_tables=all_tables)
+            self._pending.forget()
+            return reports
+
+    def detach_table(self, name: str) -> bool:
+        """Stop syncing one table; its rows stay. False where it was not attached."""
+        with _sqlite_errors():
+            return self._catalogue.detach_one(name)
+
+    def detach(self) -> None:
+        """Remove every trace from the file: triggers and tables (`tidewire_kv` stays if it has rows)."""
+        with _sqlite_errors(), self._transaction():
+            for attached in list(self._catalogue.registry.by_id.values()):
+                capture.remove(self._connection, attached.id)
+            tables = self._connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'tidewire_*' AND name <> ?",
+                (KV_TABLE,),
+            ).fetchall()
+            for (name,) in tables:
+                self._connection.execute(f"DROP TABLE {quote(name)}")
+            has_kv = self._connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (KV_TABLE,)
+            ).fetchone()
+            if has_kv and not self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {KV_TABLE})").fetchone()[0]:
+                self._connection.execute(f"DROP TABLE {KV_TABLE}")
+
+    def refresh(self) -> bool:
+        """Follow a change of the schema; True where the hub must be told other shapes (say Hello again)."""
+        with _sqlite_errors():
+            if not self._catalogue.is_stale():
+                return False
+            changed = self._catalogue.refresh()
+            self._pending.forget()
+            self._applier.schema_changed()
+            return changed
+
+    def shapes(self) -> tuple[TableShape, ...]:
+        """The shapes of the attached tables, as the hub is told."""
+        return tuple(synced.table.shape for synced in self._catalogue)
+
+    def problems(self) -> list[str]:
+        """What a person should know about tables that are wanted and not synced."""
+        return self._catalogue.problems()
+
+    # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def seal(self, now_ms: int) -> SealOutcome:
+        """Make a batch of what is committed now; call `harden` before anything of it is sent."""
+        with _sqlite_errors():
+            self.refresh()
+            return self._sealer.seal(now_ms)
+
+    def harden(self) -> None:
+        """Bring all commits to the disk, outside any lock: SQLite's own fsync would hold up the app."""
+        wal = self._path.with_name(self._path.name + "-wal")
+        try:
+            descriptor = os.open(wal, os.O_RDONLY)
+        except FileNotFoundError:
+            return  # checkpointed: SQLite has synced the database file
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            raise DatabaseNotUsable(f"fsync of {wal} failed: {error.strerror}") from error
+        finally:
+            os.close(descriptor)
+
+    def outbox(self, after: int, *, count_max: int, bytes_max: int) -> list[SealedBatch]:
+        """Batches after this number, in order: at least one if there is one, within the limits."""
+        with _sqlite_errors():
+            found: list[SealedBatch] = []
+            size = 0
+            rows = self._connection.execute(
+                """
+                SELECT batch, digest, payload, sealed_at, bytes FROM tidewire_batch
+                WHERE batch > ? ORDER BY batch LIMIT ?
+                """,
+                (after, count_max),
+            )
+            for batch, digest, payload, sealed_at, bytes_ in rows:
+                size += bytes_
+                if found and size > bytes_max:
+                    break
+                found.append(SealedBatch(batch, digest, payload, sealed_at))
+            return found
+
+    def renumber(self, after: int) -> None:
+        """Begin a new incarnation; batches after this number are numbered anew from 1, with the same changes."""
+        with _sqlite_errors(), self._transaction():
+            incarnation = secrets.token_hex(16)
+            kept = self._connection.execute(
+                "SELECT batch, sealed_at FROM tidewire_batch WHERE batch > ? ORDER BY batch", (after,)
+            ).fetchall()
+            self._connection.execute("DELETE FROM tidewire_batch WHERE batch <= ?", (after,))
+            digest = NO_DIGEST
+            for number, (batch, sealed_at) in enumerate(kept, start=1):
+                (old,) = self._connection.execute(
+                    "SELECT payload FROM tidewire_batch WHERE batch = ?", (batch,)
+                ).fetchone()
+                payload = encode_batch(
+                    incarnation=incarnation,
+                    batch=number,
+                    prev_digest=digest,
+                    sealed_at=sealed_at,
+                    changes_json=parse_batch(old, bytes_max=len(old)).changes_json,
+                )
+                digest = message_digest(payload)
+                self._connection.execute("DELETE FROM tidewire_batch WHERE batch = ?", (batch,))
+                self._connection.execute(
+                    "INSERT INTO tidewire_batch (batch, digest, sealed_at, bytes, payload) VALUES (?, ?, ?, ?, ?)",
+                    (number, digest, sealed_at, len(payload), payload),
+                )
+            self._meta.set(
+                incarnation=incarnation,
+                next_batch=len(kept) + 1,
+                released=0,
+                last_digest=digest if kept else None,
+            )
+        self._pending.forget()
+
+    # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def follow(self, log_id: str, epoch: int, head: Position) -> None:
+        """Remember what a Welcome said: the log, its epoch, and how far it goes."""
+        with _sqlite_errors(), self._transaction():
+            self._meta.set(log_id=log_id, heard_epoch=max(epoch, self.epoch))
+            self._seeds.aim(head.seq)
+            self._seeds.advance(self.replay_from)
+
+    def apply(self, page: Page) -> Applied:
+        """Apply what is new of a page.
+
+        Raises:
+            SequenceGap: it begins after `replay_from`.
+            LogDiverged: it says another history than the one applied.
+        """
+        with _sqlite_errors():
+            self.refresh()
+            return self._applier.apply(page)
+
+    # ── for people and programs ───────────────────────────────────────────────────────────────────────────────────
+
+    def backlog(self) -> Backlog:
+        """What waits on this device."""
+        with _sqlite_errors(), snapshot(self._connection):
+            (changes,) = self._connection.execute("SELECT count(*) FROM tidewire_change").fetchone()
+            batches, size, oldest = self._connection.execute(
+                "SELECT count(*), coalesce(sum(bytes), 0), min(sealed_at) FROM tidewire_batch WHERE batch > ?",
+                (self.released,),
+            ).fetchone()
+            (parked,) = self._connection.execute("SELECT count(*) FROM tidewire_parked").fetchone()
+            return Backlog(changes, batches, size, oldest, parked, self._dead_letters.count())
+
+    def kept_log(self, limit: int) -> list[KeptBatch]:
+        """Batches in the outbox, the newest first."""
+        with _sqlite_errors():
+            rows = self._connection.execute(
+                "SELECT batch, digest, sealed_at, bytes FROM tidewire_batch ORDER BY batch DESC LIMIT ?", (limit,)
+            ).fetchall()
+            released = self.released
+            return [KeptBatch(*row, row[0] <= released) for row in rows]
+
+    def digests(self) -> tuple[Position, list[TableDigest]]:
+        """Rows and digest of each attached table, and the checkpoint at which they were taken."""
+        with _sqlite_errors(), snapshot(self._connection):
+            found = []
+            for _attached, table in self._catalogue:
+                folded = [fold(name) for name in table.column_names]
+                order = column_order(folded)
+                ordered_names = [folded[place] for place in order]
+                rows = fetch_all(
+                    self._connection,
+                    f"SELECT {names([table.column_names[place] for place in order])} FROM {quote(table.name)}",
+                )
+                digest = table_digest(row_digest(ordered_names, row) for row in rows)
+                found.append(TableDigest(table.name, len(rows), as_hex(digest)))
+            return self.checkpoint, found
+
+    def dead(self, limit: int) -> list[DeadLetter]:
+        """Dead letters, the newest first."""
+        with _sqlite_errors():
+            return self._dead_letters.newest(limit)
+
+    def dead_retry(self, letter_id: int) -> None:
+        """Write this device's version of a row again, as a new write, and drop the letter."""
+        with _sqlite_errors(), self._heard_transaction():
+            self._dead_letters.write_again(letter_id, self._catalogue)
+
+    def dead_discard(self, letter_id: int) -> None:
+        """Drop a dead letter."""
+        with _sqlite_errors(), self._transaction():
+            self._dead_letters.discard(letter_id)
+
+    def fresh_asked(self) -> list[str]:
+        """Nonces of programs that wait to hear how far the hub is."""
+        with _sqlite_errors():
+            rows = self._connection.execute("SELECT nonce FROM tidewire_fresh WHERE seq IS NULL").fetchall()
+            return [nonce for (nonce,) in rows]
+
+    def fresh_answered(self, nonce: str, head: Position) -> None:
+        """Tell the program that asked."""
+        with _sqlite_errors(), self._transaction():
+            self._connection.execute(
+                "UPDATE tidewire_fresh SET epoch = ?, seq = ? WHERE nonce = ?", (head.epoch, head.seq, nonce)
+            )
+
+    def flush_mark(self) -> FlushMark:
+        """All that is committed now, for `flushed`."""
+        with _sqlite_errors(), snapshot(self._connection):
+            row = self._connection.execute("SELECT max(id) FROM tidewire_change").fetchone()
+            return FlushMark(self._meta.number("drained"), row[0], max(1, self._meta.number("next_batch")))
+
+    def flushed(self, mark: FlushMark) -> bool:
+        """Whether the applied log includes all that the mark covers."""
+        with _sqlite_errors(), snapshot(self._connection):
+            if mark.change is None or self._meta.number("drained") > mark.drained:
+                sealed = True
+            else:
+                oldest = self._connection.execute("SELECT min(id) FROM tidewire_change").fetchone()[0]
+                sealed = oldest is None or oldest > mark.change
+            return sealed and self._meta.number("released") >= self._meta.number("next_batch") - 1
+
+    # ── transactions ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A write transaction; triggers of the file stay silent where they can be switched off."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.rollback()
+            raise
+
+    @contextmanager
+    def _silent_transaction(self) -> Iterator[None]:
+        """A write transaction in which no trigger runs."""
+        with self._transaction():
+            if self._switch is not None:
+                yield
+            else:
+                with dropped_triggers(self._connection):
+                    yield
+
+    @contextmanager
+    def _heard_transaction(self) -> Iterator[None]:
+        """A write transaction in which triggers run, as in one of the app's."""
+        if self._switch is not None:
+            self._switch(self._connection, True)
+        try:
+            with self._transaction():
+                yield
+        finally:
+            if self._switch is not None:
+                self._switch(self._connection, False)
+
+
+def _connect(path: Path, settings: StoreSettings) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=settings.busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    try:
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise DatabaseNotUsable(
+                f"{path} cannot be put in WAL mode (it stays in {mode})",
+                hint="it must lie on a local disk and be writable",
+            )
+        connection.execute("PRAGMA synchronous = NORMAL")  # EdgeStore.harden makes it durable before it is sent
+        connection.execute("PRAGMA foreign_keys = OFF")  # the log holds the effects of foreign key actions already
+        connection.execute("PRAGMA ignore_check_constraints = ON")  # what was taken elsewhere must fit here too
+        connection.execute("PRAGMA recursive_triggers = OFF")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, device: str | None) -> None:
+    """Make Tidewire's tables and the device's identity in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in SCHEMA_SQL.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        meta = Meta(connection)
+        known = meta.text("device")
+        if known is None:
+            if device is None:
+                raise DeviceNeeded("this database does not know its device name yet")
+            meta.set(device=device, incarnation=secrets.token_hex(16), next_batch=1, wanted=json.dumps([]))
+        elif device is not None and device != known:
+            raise OtherDevice(f"this database belongs to device {known!r}, not {device!r}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+@contextmanager
+def _sqlite_errors() -> Iterator[None]:
+    """sqlite3's errors as Tidewire's, which say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise from_sqlite(error) from error
