@@ -41,6 +41,11 @@ _ASK: Final = """
     INSERT INTO tidewire_fresh (nonce, asked_at) VALUES (?, ?)
 """
 
+# What a killed program left behind. Clocks of devices jump; who still waits asks again.
+_SWEEP: Final = """
+    DELETE FROM tidewire_fresh WHERE abs(asked_at - ?) > ?
+"""
+
 _ANSWER: Final = """
     SELECT seq, (SELECT value FROM tidewire_meta WHERE name = 'seq')
     FROM tidewire_fresh WHERE nonce = ?
@@ -49,6 +54,10 @@ _ANSWER: Final = """
 _FORGET: Final = """
     DELETE FROM tidewire_fresh WHERE nonce = ?
 """
+
+
+ABANDONED_AFTER_MS: Final = 24 * 3600 * 1000
+"""Age of a question that nobody waits for any more; few wait for a day."""
 
 
 class Wait(Protocol):
@@ -127,7 +136,7 @@ class FreshWait:
     """Until the file holds all that the hub had when the agent, connected, heard the question."""
 
     def __init__(self) -> None:
-        self._nonce = secrets.token_hex(8)
+        self._nonce = secrets.token_hex(16)
         self._asked = False
 
     def done(self, connection: sqlite3.Connection) -> bool:
@@ -136,11 +145,13 @@ class FreshWait:
         if not tables.attached:
             return False
         if not self._asked:
-            connection.execute(_ASK, (self._nonce, time.time_ns() // 1_000_000))
-            connection.commit()
+            now_ms = time.time_ns() // 1_000_000
+            with connection:
+                connection.execute(_SWEEP, (now_ms, ABANDONED_AFTER_MS))
+                connection.execute(_ASK, (self._nonce, now_ms))
             self._asked = True
         row = connection.execute(_ANSWER, (self._nonce,)).fetchone()
-        if row is None:
+        if row is None:  # swept: somebody's clock has jumped
             self._asked = False
             return False
         answer, applied = row
@@ -150,8 +161,8 @@ class FreshWait:
     def forget(self, connection: sqlite3.Connection) -> None:
         """Take the question back."""
         if self._asked:
-            connection.execute(_FORGET, (self._nonce,))
-            connection.commit()
+            with connection:
+                connection.execute(_FORGET, (self._nonce,))
 
 
 def table_states(connection: sqlite3.Connection) -> TableStates:

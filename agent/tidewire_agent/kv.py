@@ -10,6 +10,7 @@ import json
 import sqlite3
 from typing import Any, Final
 
+from tidewire_agent.catalogue import CREATE_KV
 from tidewire_agent.datasync_errors import InvalidKey, InvalidValue, StoredValueInvalid
 
 KEY_BYTES_MAX: Final = 1024
@@ -17,13 +18,6 @@ KEY_BYTES_MAX: Final = 1024
 
 VALUE_BYTES_MAX: Final = 4 * 1024 * 1024
 """Bytes of JSON text. Inside a batch its quotes and backslashes at most double it: well under `batch_bytes_max`."""
-
-_CREATE: Final = """
-    CREATE TABLE IF NOT EXISTS tidewire_kv (
-        key   TEXT PRIMARY KEY,
-        value TEXT NOT NULL
-    ) WITHOUT ROWID
-"""
 
 _EXISTS: Final = """
     SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'tidewire_kv'
@@ -65,7 +59,7 @@ def exists(connection: sqlite3.Connection) -> bool:
 
 def create(connection: sqlite3.Connection) -> None:
     """Make the table unless it is there."""
-    connection.execute(_CREATE)
+    connection.execute(CREATE_KV)
 
 
 def get_text(connection: sqlite3.Connection, key: str) -> str | None:
