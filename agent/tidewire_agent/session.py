@@ -427,7 +427,11 @@ class Session:
             return
         if page.log != self._log:
             self._doubt(now)
-        elif not self._is_of_another_epoch(page.end.epoch, now, random) and self._belongs(page):
+        elif self._is_of_another_epoch(page.end.epoch, now, random):
+            return
+        elif not self._belongs(page):
+            self._doubt(now)
+        else:
             self._heard = max(self._heard, page.end.seq)
             self._pages.add(page, size)
             self._advance(now)

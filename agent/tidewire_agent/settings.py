@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from tidewire_agent.session import SessionLimits
+from tidewire_agent.store import StoreSettings
 from tidewire_link.command_line import LogSettings
 from tidewire_link.settings import BrokerSettings, LinkSettings, Will, parse_url
 from tidewire_schemas.codec import BATCH_BYTES_MAX, PAYLOAD_BYTES_MAX
@@ -29,7 +30,7 @@ def _topic_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(_topic_name)]
 
 
-class AgentSettings(BrokerSettings, LogSettings):
+class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     """How an agent runs. Durations in seconds, sizes in bytes; each name ends in its unit."""
 
     # ── what and where ────────────────────────────────────────────────────────────────────────────────────────────
@@ -175,6 +176,10 @@ class AgentSettings(BrokerSettings, LogSettings):
             pages_held_bytes_max=self.pages_held_bytes_max,
             fresh_questions_max=self.fresh_questions_max,
         )
+
+    def store_settings(self) -> StoreSettings:
+        """What the database's keeper needs."""
+        return StoreSettings(**{name: getattr(self, name) for name in StoreSettings.model_fields})
 
     def link_settings(self, *, client_id: str, will: Will) -> LinkSettings:
         """What the connection needs."""

@@ -45,7 +45,7 @@ SQLITE_MIN = (3, 24, 0)
 class StoreSettings(BaseModel):
     """Limits of what Tidewire keeps and does in the app's file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long the agent waits for the app's write lock before it reports the database as busy and tries again."""
@@ -200,6 +200,11 @@ class EdgeStore:
             connection.close()
             raise
         return store
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, for who runs this store on a thread (`database.py`)."""
+        return self._connection
 
     def close(self) -> None:
         """Close the connection."""
@@ -428,7 +433,9 @@ class EdgeStore:
                 "SELECT batch, digest, sealed_at, bytes FROM tidewire_batch ORDER BY batch DESC LIMIT ?", (limit,)
             ).fetchall()
             released = self.released
-            return [KeptBatch(*row, row[0] <= released) for row in rows]
+            return [
+                KeptBatch(batch, digest, sealed_at, size, batch <= released) for batch, digest, sealed_at, size in rows
+            ]
 
     def digests(self) -> tuple[Position, list[TableDigest]]:
         """Rows and digest of each attached table, and the checkpoint at which they were taken."""
