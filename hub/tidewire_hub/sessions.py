@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from math import inf
 from typing import Final, Literal
 
 from tidewire_schemas.errors import TidewireError
@@ -37,7 +38,7 @@ class Session:
         self.next_hello: Hello | None = None
         """One that came meanwhile: only the newest is answered."""
         self.problem_tokens = 0.0
-        self.problem_tokens_at = float("-inf")
+        self.problem_tokens_at = -inf
 
     def met(self, incarnation: str, boot: str) -> None:
         """A message named these."""
@@ -105,6 +106,7 @@ class Reassembly:
         self._timeout_s = timeout_s
         self._reserved = 0
         self._halves: dict[tuple[str, Channel], _Half] = {}
+        self._look_at = inf
 
     @property
     def bytes_reserved(self) -> int:
@@ -126,6 +128,7 @@ class Reassembly:
             self._drop((device, channel))
             raise HubBusy(f"parts of other messages take up parts_bytes_max={self._bytes_max}")
         half.fed_at = now_s
+        self._look_at = min(self._look_at, now_s + self._timeout_s)
         try:
             return half.assembler.feed(part)
         finally:
@@ -135,18 +138,22 @@ class Reassembly:
         """Forget everything, as after a lost connection: what was between is missing."""
         self._halves.clear()
         self._reserved = 0
+        self._look_at = inf
 
     def drop_stale(self, now_s: float) -> list[str]:
         """Drop what has not grown for `timeout_s`; the devices whose messages were unfinished."""
+        if now_s < self._look_at:
+            return []
         stale = [key for key, half in self._halves.items() if half.fed_at + self._timeout_s <= now_s]
         unfinished = [key[0] for key in stale if self._halves[key].reserved]
         for key in stale:
             self._drop(key)
+        self._look_at = min((half.fed_at for half in self._halves.values()), default=inf) + self._timeout_s
         return unfinished
 
     def wake_at(self) -> float:
-        """When `drop_stale` has something to look at; infinite when nothing is unfinished."""
-        return min((half.fed_at + self._timeout_s for half in self._halves.values()), default=float("inf"))
+        """When `drop_stale` has something to look at; infinite when nothing came in parts."""
+        return self._look_at
 
     def _reserve(self, half: _Half, size: int) -> None:
         self._reserved += size - half.reserved

@@ -74,6 +74,9 @@ class HubSettings(LogSettings, BrokerSettings):
     head_period_s: Seconds = 10.0
     """Time between heads while nothing happens: by it devices notice that pages did not reach them."""
 
+    subscribe_retry_s: Seconds = 10.0
+    """Time between attempts to subscribe while the broker's access rules forbid it: a person may change them."""
+
     replay_cache_bytes_max: int = Field(default=64 * 1024 * 1024, ge=0)
     """Pages kept for devices that come back together; some 600 full pages."""
 
@@ -123,6 +126,11 @@ class HubSettings(LogSettings, BrokerSettings):
             if getattr(self, name) < self.batch_bytes_max:
                 raise ValueError(f"{name} is below batch_bytes_max, so the largest batch would never be taken")
         return self
+
+    @property
+    def broker_address(self) -> str:
+        """The broker's address without user and password: fit for logs."""
+        return str(parse_url(self.broker))
 
 
 def parse_http(address: str) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import importlib.metadata
 import json
 import logging
 import os
@@ -225,6 +226,14 @@ def _explained(model: type[BaseModel], error: ValidationError, origins: Mapping[
         return SettingError(what)
     shown = "" if "SecretStr" in str(field.annotation) else f", not {str(first['input'])[:80]!r}"
     return SettingError(f"{origins.get(key, key)}: {what}{shown}")
+
+
+def version() -> str:
+    """The installed version of Tidewire; `0` when it runs from a source tree."""
+    try:
+        return importlib.metadata.version("tidewire")
+    except importlib.metadata.PackageNotFoundError:
+        return "0"
 
 
 # ── errors and output ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,220 @@
+"""`tidewire-hub`: run a hub, and look at what it holds.
+
+Imports that take long (the MQTT client, SQLite state, FastAPI) happen inside the commands that need them, so that
+`--help` is fast and works without the extra `hub`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from tidewire_hub.settings import ENV_PREFIX, HubSettings
+from tidewire_link.command_line import (
+    EXIT_CODES_HELP,
+    CommandGroup,
+    json_option,
+    load_settings,
+    print_records,
+    set_up_logging,
+    settings_options,
+    time_text,
+    version,
+)
+
+_FOLLOW_INTERVAL_S: Final = 0.2
+"""How often `log --follow` looks for new entries."""
+
+_READ_ENTRIES: Final = 256
+"""Entries that `log` reads at once."""
+
+
+class HubCommands(CommandGroup):
+    """The commands, and `demo` where the package `tidewire_hub.demo` is: it has a `command`, quick to import."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names for --help."""
+        names = super().list_commands(ctx)
+        return sorted([*names, "demo"]) if _has_demo() else names
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name."""
+        if cmd_name == "demo" and _has_demo():
+            command = importlib.import_module("tidewire_hub.demo").command
+            assert isinstance(command, click.Command)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=HubCommands, epilog=EXIT_CODES_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version(), prog_name="tidewire-hub")
+def main() -> None:
+    """The Tidewire hub: puts the updates of all devices into one order and fans them out.
+
+    Every setting of `run` is also a key of the TOML file (--config) and an environment variable: --head-period-s is
+    head_period_s and TIDEWIRE_HUB_HEAD_PERIOD_S.
+    """
+
+
+_data_options = settings_options(HubSettings, "data", "stream")
+
+
+@main.command()
+@settings_options(HubSettings)
+def run(config: str | None, **values: Any) -> None:
+    """Lead a stream until SIGTERM or Ctrl-C."""
+    import asyncio  # noqa: PLC0415  # see the module's docstring
+
+    from tidewire_hub.serve import serve  # noqa: PLC0415
+
+    settings = _settings(values, config)
+    set_up_logging(settings)
+    asyncio.run(serve(settings))
+
+
+@main.command()
+@_data_options
+@json_option
+def devices(config: str | None, as_json: bool, **values: Any) -> None:
+    """List devices: how they are, how far behind, what they have not sent yet."""
+    document = _read_devices(_settings(values, config))
+    records = []
+    for device in document.devices:
+        record = device.model_dump(mode="json")
+        record["behind"] = max(0, document.head.seq - device.position.seq) if device.position else None
+        if not as_json:
+            record["last_seen"] = time_text(device.last_seen)
+        records.append(record)
+    columns = ["device", "state", "behind", "pending", "dead_letters", "accepted_seq", "last_seen", "problem"]
+    print_records(records, columns, as_json=as_json, empty="no device was seen yet")
+
+
+@main.command()
+@_data_options
+@json_option
+def rejected(config: str | None, as_json: bool, **values: Any) -> None:
+    """List messages that could not be used, newest first, with their reason."""
+    document = _read_devices(_settings(values, config))
+    records = [message.model_dump() for message in document.rejected]
+    if not as_json:
+        for record in records:
+            record["at"] = time_text(record["at"])
+    print_records(records, ["at", "device", "code", "message", "size", "topic"], as_json=as_json, empty="none")
+
+
+@main.command()
+@_data_options
+@click.option("--from", "from_seq", type=click.IntRange(min=1), help="First seq to print; the last 20 by default.")
+@click.option("--limit", type=click.IntRange(min=1), help="Print at most so many entries.")
+@click.option("--follow", is_flag=True, help="Go on printing entries as they come.")
+@json_option
+def log(
+    config: str | None, from_seq: int | None, limit: int | None, follow: bool, as_json: bool, **values: Any
+) -> None:
+    """Print entries of the log, oldest first; with --json as they are stored."""
+    from tidewire_hub.layout import DataDirectory  # noqa: PLC0415
+    from tidewire_hub.offline import LogReader  # noqa: PLC0415
+
+    settings = _settings(values, config)
+    reader = LogReader(DataDirectory(settings.data, settings.stream).log)
+    try:
+        following = max(1, reader.newest() - 19) if from_seq is None else from_seq
+        left = limit
+        while left is None or left > 0:
+            entries = reader.read(following, min(_READ_ENTRIES, left or _READ_ENTRIES))
+            for seq, data in entries:
+                click.echo(data.decode() if as_json else _entry_line(json.loads(data)))
+                following = seq + 1
+            left = None if left is None else left - len(entries)
+            if not entries and not follow:
+                break
+            if not entries:
+                time.sleep(_FOLLOW_INTERVAL_S)
+    except KeyboardInterrupt:  # how one ends --follow
+        click.echo(err=True)
+    finally:
+        reader.close()
+
+
+@main.command()
+@_data_options
+@click.option("--after", default=0, type=click.IntRange(min=0), help="Only conflicts with a greater id.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Print at most so many.")
+@json_option
+def conflicts(config: str | None, after: int, limit: int, as_json: bool, **values: Any) -> None:
+    """List concurrent writes, oldest first: which won, and the values that lost."""
+    from tidewire_hub.offline import copied_stream  # noqa: PLC0415
+
+    with copied_stream(_settings(values, config)) as stream:
+        records = [conflict._asdict() for conflict in stream.conflicts(after, limit)]
+    if not as_json:
+        for record in records:
+            record["at"] = time_text(record["at"])
+    columns = ["id", "seq", "at", "table", "key", "kind", "device", "loser", "lost"]
+    print_records(records, columns, as_json=as_json, empty="no conflicts")
+
+
+@main.command()
+@_data_options
+@json_option
+def digests(config: str | None, as_json: bool, **values: Any) -> None:
+    """Print rows and digest of each table: an edge at the same position has the same."""
+    from tidewire_hub.offline import copied_stream  # noqa: PLC0415
+
+    with copied_stream(_settings(values, config)) as stream:
+        head = stream.head
+        records = [{**table._asdict(), "epoch": head.epoch, "seq": head.seq} for table in stream.digests()]
+    print_records(records, ["table", "rows", "digest", "seq"], as_json=as_json, empty="no table was declared yet")
+
+
+@main.command()
+@_data_options
+@click.argument("dest", type=click.Path(path_type=Path, file_okay=False))
+@json_option
+def backup(config: str | None, dest: Path, as_json: bool, **values: Any) -> None:
+    """Copy the log, also of a running hub, into the directory DEST; start a hub with --data DEST to use it."""
+    from tidewire_hub.backup import back_up  # noqa: PLC0415
+    from tidewire_hub.layout import DataDirectory  # noqa: PLC0415
+
+    settings = _settings(values, config)
+    report = back_up(DataDirectory(settings.data, settings.stream), dest)
+    if as_json:
+        print_records([{**report._asdict(), "path": str(report.path)}], [], as_json=True, empty="")
+    else:
+        click.echo(f"copied entries up to {report.seq} of log {report.log} to {report.path} ({report.size:_} bytes)")
+
+
+def _settings(values: Mapping[str, Any], config: str | None) -> HubSettings:
+    return load_settings(HubSettings, values, config, ENV_PREFIX)
+
+
+def _read_devices(settings: HubSettings) -> Any:
+    from tidewire_hub.layout import DataDirectory, is_locked  # noqa: PLC0415
+    from tidewire_hub.offline import read_devices  # noqa: PLC0415
+
+    data = DataDirectory(settings.data, settings.stream)
+    document = read_devices(data)
+    if not is_locked(data.lock):
+        click.echo(f"no hub runs here: this was so at {time_text(document.saved_at)}", err=True)
+    return document
+
+
+def _entry_line(entry: dict[str, Any]) -> str:
+    counts: dict[str, int] = {}
+    for run_ in entry["changes"]:
+        what = f"{run_['op']} {run_['table']}"
+        counts[what] = counts.get(what, 0) + len(run_["rows"])
+    changes = ", ".join(f"{what} {count}" for what, count in counts.items()) or "nothing"
+    refused = f"  refused {len(entry['refused'])}" if entry["refused"] else ""
+    return f"{entry['seq']:>8}  {time_text(entry['at'])}  {entry['device']} #{entry['batch']}  {changes}{refused}"
+
+
+def _has_demo() -> bool:
+    return importlib.util.find_spec("tidewire_hub.demo") is not None

@@ -1,0 +1,119 @@
+"""Where things are in the hub's data directory, and that only one hub uses it.
+
+DATA/lock                   held while a hub runs, with its process id
+DATA/{stream}/log.db        the log: the truth; the only file a backup needs
+DATA/{stream}/state.db      the log's fold, made anew from it when it is missing
+DATA/{stream}/devices.json  what the hub last knew of its devices
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tidewire_schemas.errors import AlreadyRunning, DatabaseError
+
+LOCK_ATTEMPTS: Final = 3
+LOCK_PAUSE_S: Final = 0.05
+"""`is_locked` holds the lock for an instant: a hub that starts in just that instant tries again."""
+
+
+class DataDirectory(NamedTuple):
+    """The files of one stream."""
+
+    root: Path
+    stream: str
+
+    @property
+    def lock(self) -> Path:
+        """Held while a hub runs."""
+        return self.root / "lock"
+
+    @property
+    def log(self) -> Path:
+        """The log."""
+        return self.root / self.stream / "log.db"
+
+    @property
+    def state(self) -> Path:
+        """The log's fold."""
+        return self.root / self.stream / "state.db"
+
+    @property
+    def devices(self) -> Path:
+        """What the hub last knew of its devices."""
+        return self.root / self.stream / "devices.json"
+
+    def make(self) -> None:
+        """Make the directories.
+
+        Raises:
+            DatabaseError: they cannot be made.
+        """
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(f"cannot make {self.log.parent}: {error.strerror}") from None
+
+
+class DataLock:
+    """One hub per data directory. The kernel gives the lock back when the process ends, however it ends."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the lock.
+
+        Raises:
+            AlreadyRunning: another process has it.
+            DatabaseError: the file cannot be made.
+        """
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise DatabaseError(f"cannot open {path}: {error.strerror}") from None
+        if not self._try_lock():
+            text = os.read(self._file, 20).decode("ascii", "replace").strip()
+            os.close(self._file)
+            pid = int(text) if text.isdecimal() else None
+            raise AlreadyRunning(what="a hub on", path=path.parent, pid=pid)
+        os.ftruncate(self._file, 0)
+        os.write(self._file, f"{os.getpid()}\n".encode())
+
+    def release(self) -> None:
+        """Give the lock back."""
+        os.close(self._file)
+
+    def _try_lock(self) -> bool:
+        for attempt in range(LOCK_ATTEMPTS):
+            if attempt:
+                time.sleep(LOCK_PAUSE_S)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            return True
+        return False
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a hub holds the lock."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that whoever reads it finds the old content or the new, never half of it."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_bytes(content)
+    temporary.replace(path)

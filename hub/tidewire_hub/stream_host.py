@@ -1,0 +1,109 @@
+"""What runs on the stream's own thread: the blocking side of the core's effects."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from secrets import randbits
+from typing import Self
+
+from tidewire_hub.actions import EntriesRead, Greet, QueuedBatch, ReadPage, Standing
+from tidewire_hub.layout import DataDirectory
+from tidewire_hub.log.sqlite import SqliteLog
+from tidewire_hub.settings import HubSettings
+from tidewire_hub.stream import Commit, Incoming, Stream, StreamSettings
+from tidewire_schemas.errors import DatabaseError, TidewireError
+from tidewire_schemas.positions import Seq
+
+
+class InternalError(TidewireError):
+    """A mistake in Tidewire itself."""
+
+    code = "internal"
+    hint = "please report it, with the hub's log"
+
+
+def wall_ms() -> int:
+    """Milliseconds since 1970 by this machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def open_stream(data: DataDirectory, settings: HubSettings) -> Stream:
+    """The stream in a data directory."""
+    limits = StreamSettings(
+        batch_bytes_max=settings.batch_bytes_max,
+        conflicts_max=settings.conflicts_max,
+        chain_points_max=settings.chain_points_max,
+        state_cache_bytes=settings.state_cache_bytes,
+    )
+    log = SqliteLog.open(data.log)
+    try:
+        return Stream.open(log, data.state, settings=limits)
+    except BaseException:
+        log.close()
+        raise
+
+
+class StreamHost:
+    """A stream that this process leads. Every method runs on the stream's thread."""
+
+    def __init__(self, stream: Stream, settings: HubSettings) -> None:
+        self.stream = stream
+        self._settings = settings
+
+    @classmethod
+    def open(cls, settings: HubSettings) -> Self:
+        """Open the stream of the data directory and lead it."""
+        host = cls(open_stream(DataDirectory(settings.data, settings.stream), settings), settings)
+        try:
+            host.lead(0)
+        except BaseException:
+            host.close()
+            raise
+        return host
+
+    def lead(self, heard_epoch: int) -> int:
+        """An epoch above everything stored and heard; the present one if it is that already."""
+        if heard_epoch and self.stream.epoch > heard_epoch:
+            return self.stream.epoch
+        return self.stream.lead(wall_ms(), randbits(10), heard_epoch)
+
+    def append(self, group: Sequence[QueuedBatch]) -> Commit:
+        """One group commit."""
+        return self.stream.sequence([Incoming(*batch) for batch in group], wall_ms())
+
+    def greet(self, greet: Greet) -> Standing:
+        """Take a device's tables, and look up where it stands."""
+        hello = greet.hello
+        return Standing(
+            table_problems=tuple(self.stream.declare(greet.device, hello.tables)),
+            on_log=self.stream.checkpoint_known(hello.position),
+            accepted=self.stream.accepted(greet.device, hello.incarnation),
+            recent=tuple(self.stream.recent(greet.device, hello.incarnation, self._settings.chain_points_max)),
+        )
+
+    def read(self, page: ReadPage) -> EntriesRead:
+        """Entries for replay."""
+        if not self.stream.checkpoint_known(page.after):
+            return EntriesRead(known=False, entries=())
+        entries = self.stream.read(Seq(page.after.seq), bytes_max=page.bytes_max, entries_max=page.entries_max)
+        return EntriesRead(known=True, entries=[(entry.position, entry.data) for entry in entries])
+
+    def close(self) -> None:
+        """Close log and state."""
+        self.stream.close()
+
+
+def is_storage_fault(error: BaseException) -> bool:
+    """Whether an error is the disk's or the file's, so that the same again may succeed once a person helped."""
+    return isinstance(error, DatabaseError | sqlite3.OperationalError | OSError | MemoryError)
+
+
+def as_tidewire_error(error: BaseException) -> TidewireError:
+    """Any error as one of ours."""
+    if isinstance(error, TidewireError):
+        return error
+    if is_storage_fault(error):
+        return DatabaseError(str(error) or type(error).__name__)
+    return InternalError(f"{type(error).__name__}: {error}")
