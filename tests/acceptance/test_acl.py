@@ -21,6 +21,7 @@ from typing import Self
 import pytest
 
 from support.waiting import wait_for
+from tidewire_schemas import topics
 
 SHIPPED = Path(__file__).parents[2] / "mosquitto"
 CREDENTIALS = SHIPPED / "credentials"
@@ -30,37 +31,27 @@ DEADLINE_S = 10.0
 
 VERSIONS = ["mqttv5", "mqttv311"]
 
+MINE_TO_READ = list(topics.agent_filters("main", MINE))
+MINE_TO_WRITE = [topics.up("main", MINE), topics.ask("main", MINE), topics.device_state(MINE)]
 NOT_MINE_TO_WRITE = [
-    "tidewire/v1/stream/main/log",
-    "tidewire/v1/stream/main/head",
-    f"tidewire/v1/stream/main/up/{OTHER}",
-    f"tidewire/v1/stream/main/ask/{OTHER}",
-    f"tidewire/v1/stream/other/up/{MINE}",
-    f"tidewire/v1/device/{OTHER}/in/main",
-    f"tidewire/v1/device/{MINE}/in/main",
-    f"tidewire/v1/device/{OTHER}/state",
-    "tidewire/v1/hub/hub-1/state",
+    *MINE_TO_READ,
+    topics.up("main", OTHER),
+    topics.ask("main", OTHER),
+    topics.up("other", MINE),
+    topics.inbox(OTHER, "main"),
+    topics.device_state(OTHER),
+    topics.hub_state("hub-1"),
     "tidewire/v1/anything/else",
 ]
-MINE_TO_WRITE = [
-    f"tidewire/v1/stream/main/up/{MINE}",
-    f"tidewire/v1/stream/main/ask/{MINE}",
-    f"tidewire/v1/device/{MINE}/state",
-]
 NOT_MINE_TO_READ = [
-    f"tidewire/v1/stream/main/up/{OTHER}",
-    f"tidewire/v1/stream/main/ask/{OTHER}",
-    f"tidewire/v1/stream/main/up/{MINE}",
-    "tidewire/v1/stream/other/log",
-    "tidewire/v1/stream/other/head",
-    f"tidewire/v1/device/{OTHER}/in/main",
-    f"tidewire/v1/device/{OTHER}/state",
-    "tidewire/v1/hub/hub-1/state",
-]
-MINE_TO_READ = [
-    "tidewire/v1/stream/main/log",
-    "tidewire/v1/stream/main/head",
-    f"tidewire/v1/device/{MINE}/in/main",
+    topics.up("main", OTHER),
+    topics.ask("main", OTHER),
+    topics.up("main", MINE),
+    topics.log("other"),
+    topics.head("other"),
+    topics.inbox(OTHER, "main"),
+    topics.device_state(OTHER),
+    topics.hub_state("hub-1"),
 ]
 
 
@@ -222,8 +213,7 @@ def test_a_device_cannot_leave_a_retained_message_outside_its_own_topics(
 def test_a_device_publishes_its_own_topics_and_the_hub_reads_them(
     broker: ShippedBroker, topic: str, version: str
 ) -> None:
-    filters = ["tidewire/v1/stream/main/up/+", "tidewire/v1/stream/main/ask/+", "tidewire/v1/device/+/state"]
-    with broker.subscribe("hub", *filters, version=version) as hub:
+    with broker.subscribe("hub", *topics.hub_filters("main"), version=version) as hub:
         broker.publish(MINE, topic, "hello", version)
         hub.wait_for(f"{topic} hello")
 
@@ -308,7 +298,7 @@ def test_a_message_above_the_limit_is_turned_away(broker: ShippedBroker) -> None
 
 
 def test_credentials_are_made_once_renewed_on_request_and_removed(broker: ShippedBroker) -> None:
-    topic = "tidewire/v1/device/till-9/state"
+    topic = topics.device_state("till-9")
     made = broker.credentials("--broker", "mqtts://example.org", "device", "till-9")
     first = broker.password("till-9")
     assert "--device till-9 --broker mqtts://example.org --username till-9" in made.stdout
