@@ -27,8 +27,8 @@ class Inbound:
         return self._messages >= self._messages_max or self._bytes >= self._bytes_max
 
     def beyond(self, messages: int) -> bool:
-        """Whether it holds `messages` more than its limit, or twice its bytes."""
-        return self._messages >= self._messages_max + messages or self._bytes >= 2 * self._bytes_max
+        """Whether it holds more than `messages` above its limit, or more than twice its bytes."""
+        return self._messages > self._messages_max + messages or self._bytes > 2 * self._bytes_max
 
     def put(self, event: Event) -> None:
         """Append an event and wake the consumer."""
