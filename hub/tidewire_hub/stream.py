@@ -1,22 +1,65 @@
 """One stream: its durable log, and the state that is the log's fold. Everything the hub decides about data is here.
 
-    incoming batches → parse → dedupe → resolve + fold (open state transaction) → durable append → commit state → Commit
+    incoming batches → parse → dedupe → resolve + fold (open state transaction) → durable append → Commit
+                                                                                → commit the state, at the latest later
 
 The log is the truth. The state is a cache of its fold: if the append fails the state is rolled back and nothing is
-acked; if the process dies between append and commit, the state folds what the log has beyond it when it is opened.
+acked; what the log has beyond the state (after a crash, or a failed commit of the state) is folded before anything else
+is done.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, Self
 
+from pydantic import TypeAdapter
+from pydantic_core import from_json
+
+from tidewire_hub.catalogue import Catalogue
+from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDigest
+from tidewire_hub.database import StorageDamaged, storage_errors
+from tidewire_hub.declare import Declaration
 from tidewire_hub.log.port import HubLog, StoredEntry
-from tidewire_schemas.messages import ChainPoint, TableProblem
-from tidewire_schemas.positions import Epoch, Position, Seq
+from tidewire_hub.sequencer import Poisoned, Sequencer
+from tidewire_hub.state.chains import DeviceChain
+from tidewire_hub.state.conflicts import Conflict
+from tidewire_hub.state.store import Limits, State
+from tidewire_schemas.errors import DatabaseError
+from tidewire_schemas.messages import ChainPoint, Entry, TableProblem
+from tidewire_schemas.positions import START, Epoch, Position, Seq
 from tidewire_schemas.shapes import TableShape
+
+__all__ = [
+    "Acked",
+    "BatchProblem",
+    "Commit",
+    "Conflict",
+    "DeviceChain",
+    "Incoming",
+    "Stream",
+    "StreamSettings",
+    "TableDigest",
+]
+
+logger = logging.getLogger(__name__)
+
+CATALOGUE: Final = "catalogue"
+"""Name of the document beside the log."""
+
+HEARD_EPOCH_MAX: Final = 2**52
+"""An epoch above this (the year 2109) is no clock's but somebody's mistake, and must not use up the numbers."""
+
+FOLD_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Log bytes read at a time while the state catches up."""
+
+FOLD_ENTRIES_MAX: Final = 1_000
+"""Entries read at a time, and folded in one transaction, while the state catches up."""
+
+_ENTRY: Final = TypeAdapter(Entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,102 +74,24 @@ class StreamSettings:
     """Batches of each (device, incarnation) whose digest is remembered, to find where a restored copy branched off."""
     state_cache_bytes: int = 16 * 1024 * 1024
     """Page cache of the state database."""
-
-
-class Incoming(NamedTuple):
-    """A whole batch as it came; `device` is from the topic, never from the payload."""
-
-    device: str
-    payload: bytes
-
-
-class Acked(NamedTuple):
-    """A batch that is durable in the log: new ones and repeated ones alike."""
-
-    device: str
-    incarnation: str
-    batch: int
-    digest: str
-    seq: Seq
-
-
-class BatchProblem(NamedTuple):
-    """What could not be done with an incoming batch; the fields are those of the `Problem` message.
-
-    Codes: `resend` (go on from `batch`), `fork` (digests differ at `batch`), `internal`, or a `MessageError`'s code.
-    """
-
-    device: str
-    incarnation: str | None
-    code: str
-    message: str
-    hint: str = ""
-    retry: bool = False
-    batch: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """What one group commit did. All of `entries` and `acks` are durable when the caller sees this."""
-
-    prev: Position
-    """The head before the first of `entries`."""
-    entries: list[StoredEntry] = field(default_factory=list)
-    """New entries, consecutive, with their positions and wire bytes."""
-    acks: list[Acked] = field(default_factory=list)
-    problems: list[BatchProblem] = field(default_factory=list)
-    rows: int = 0
-    """Rows of accepted batches, refused ones included."""
-    refused: int = 0
-    conflicts: int = 0
-    """Conflict records made, refusals included."""
-
-    @property
-    def head(self) -> Position:
-        """The head after this commit."""
-        return self.entries[-1].position if self.entries else self.prev
-
-
-class TableDigest(NamedTuple):
-    """How many rows a table has at the head, and the sum of their digests as 32 hexadecimal digits."""
-
-    table: str
-    rows: int
-    digest: str
-
-
-class Conflict(NamedTuple):
-    """A write that lost: refused, or overwritten by a concurrent one."""
-
-    id: int
-    """Increasing in log order; pass the last one to `Stream.conflicts` to go on from there."""
-    seq: Seq
-    """The entry that decided it."""
-    at: int
-    """Milliseconds since 1970 by the hub's clock: for people only."""
-    device: str
-    """Whose entry that is."""
-    table: str
-    key: list[Any]
-    """Wire values of the key columns."""
-    kind: str
-    """`overwritten`, or the reason of the refusal."""
-    loser: str
-    """Whose values lost."""
-    lost: dict[str, Any]
-    """The values that lost, by column; empty when it was a refused delete."""
-
-
-class DeviceChain(NamedTuple):
-    """One incarnation of a device and its newest batch in the log."""
-
-    device: str
-    incarnation: str
-    accepted: ChainPoint
+    state_commit_rows: int = 20_000
+    """While large groups come in, the state is committed once per so many rows: its pages change again and again, and
+    what a crash undoes is folded again from the log. Groups of less than a fiftieth of this are committed at once."""
 
 
 class Stream:
     """A stream's log and state. Synchronous, used from one thread; every method may raise a `DatabaseError`."""
+
+    def __init__(self, log: HubLog, state: State, state_path: Path | None, settings: StreamSettings) -> None:
+        self._log: Final = log
+        self._state: Final = state
+        self._state_name: Final = str(state_path or "state in memory")
+        self._settings: Final = settings
+        self._declaration: Final = Declaration()
+        self._epoch = Epoch(0)
+        self._head = START
+        self._rows_uncommitted = 0
+        self._behind = True
 
     @classmethod
     def open(cls, log: HubLog, state_path: Path | None, *, settings: StreamSettings | None = None) -> Self:
@@ -135,31 +100,44 @@ class Stream:
         A state that is missing, damaged, of another log or ahead of this one is made anew from the log.
         `state_path` None keeps the state in memory.
         """
-        raise NotImplementedError
+        settings = settings or StreamSettings()
+        stream = cls(log, _open_state(log, state_path, settings), state_path, settings)
+        try:
+            stream._ready()
+        except BaseException:
+            stream._state.close()
+            raise
+        return stream
 
     @property
     def log_id(self) -> str:
         """Identity of the log: what devices follow."""
-        raise NotImplementedError
+        return self._log.log_id
 
     @property
     def head(self) -> Position:
         """Position of the newest entry, `START` while there is none."""
-        raise NotImplementedError
+        return self._log.head() if self._behind else self._head
 
     @property
     def oldest(self) -> Seq:
         """The lowest seq that `read` can give."""
-        raise NotImplementedError
+        return self._log.oldest()
 
     @property
     def epoch(self) -> Epoch:
         """This leadership's epoch; 0 before `lead`."""
-        raise NotImplementedError
+        return self._epoch
 
     def lead(self, now_ms: int, random_10_bits: int, heard_epoch: int = 0) -> Epoch:
         """Acquire leadership: a new epoch above all that were stored or heard. May be called again to raise it."""
-        raise NotImplementedError
+        heard = heard_epoch if heard_epoch < HEARD_EPOCH_MAX else 0
+        epoch = Epoch(max(now_ms * 1024 + random_10_bits, self._log.epoch() + 1, heard + 1))
+        self._log.acquire(epoch)
+        self._epoch = epoch
+        self._behind = True  # another leader may have appended
+        self._ready()
+        return epoch
 
     def sequence(self, incoming: Sequence[Incoming], at_ms: int) -> Commit:
         """One group commit: dedupe, resolve, number, append durably, fold.
@@ -171,51 +149,184 @@ class Stream:
             DatabaseError: the storage failed; nothing may be acked. The stream stays usable: the same call may
                 succeed once the cause (a full disk) is gone.
         """
-        raise NotImplementedError
+        poisoned: dict[int, BatchProblem] = {}
+        while True:
+            self._ready()
+            try:
+                commit = self._attempt(incoming, at_ms, poisoned)
+            except Poisoned as error:
+                logger.exception("batch of %s cannot be resolved", error.problem.device)
+                poisoned[error.index] = error.problem
+                continue
+            self._commit_state(commit.rows)
+            return commit
+
+    def settle(self) -> None:
+        """Commit what the state holds open. To be called when no more groups come in for a moment."""
+        if self._state.uncommitted and not self._behind:
+            self._commit_state(None)
 
     def read(self, after: Seq, *, bytes_max: int, entries_max: int) -> list[StoredEntry]:
         """Entries after `after` within both limits, at least one if there is one; as `HubLog.read`."""
-        raise NotImplementedError
+        return self._log.read(after, bytes_max=bytes_max, entries_max=entries_max)
 
     def checkpoint_known(self, position: Position) -> bool:
         """Whether a device's checkpoint is an entry of this log; `START` always is."""
-        raise NotImplementedError
+        return self._log.position_at(Seq(position.seq)) == position
 
     def accepted(self, device: str, incarnation: str) -> ChainPoint | None:
         """The newest batch of this incarnation in the log."""
-        raise NotImplementedError
+        newest = self.recent(device, incarnation, 1)
+        return newest[0] if newest else None
 
     def recent(self, device: str, incarnation: str, count: int) -> list[ChainPoint]:
         """Up to `count` of its newest batches, newest first."""
-        raise NotImplementedError
+        self._ready()
+        with storage_errors(self._state_name):
+            return self._state.chains.newest(device, incarnation, count)
 
     def declare(self, device: str, shapes: Sequence[TableShape]) -> list[TableProblem]:
         """Merge the tables a device declares into the catalogue, durably; what of them cannot be taken, and why.
 
         Declaring what is known already costs no write.
         """
-        raise NotImplementedError
+        self._ready()
+        with storage_errors(self._state_name):
+            catalogue, problems = self._declaration.merge_all(self._state, shapes)
+        if catalogue is not self._state.catalogue:
+            self.settle()
+            self._log.save_document(CATALOGUE, catalogue.to_json())
+            logger.info("%s declared %s", device, ", ".join(shape.name for shape in shapes))
+            self._behind = True  # until rows and unique values are in line with it
+            self._ready()
+        return problems
 
     def tables(self) -> list[TableShape]:
         """The catalogue: for each table the union of what devices declared and what is in force."""
-        raise NotImplementedError
+        self._ready()
+        return [table.shape for table in self._state.catalogue.tables]
 
     def digests(self) -> list[TableDigest]:
         """Rows and digest of each table at the head, in order of table name."""
-        raise NotImplementedError
+        self._ready()
+        tables = sorted(self._state.catalogue.tables, key=lambda table: table.name)
+        totals = [(table.shape.name, self._state.rows.total(table)) for table in tables]
+        return [TableDigest(name, total.rows, total.hex) for name, total in totals]
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """Rows of a table at the head as wire values by column, in key order; NULL columns are left out."""
-        raise NotImplementedError
+        self._ready()
+        known = self._state.catalogue.find(table)
+        if known is None:
+            return
+        with storage_errors(self._state_name):
+            for _, cells in self._state.rows.scan(known):
+                yield {known.shown(name): value for name, value in cells.items()}
 
     def conflicts(self, after_id: int = 0, limit: int = 100) -> list[Conflict]:
         """Conflict records after `after_id`, oldest first."""
-        raise NotImplementedError
+        self._ready()
+        with storage_errors(self._state_name):
+            return self._state.conflicts.read(after_id, limit)
 
     def devices(self) -> list[DeviceChain]:
         """Every (device, incarnation) that has a batch in the log, by name."""
-        raise NotImplementedError
+        self._ready()
+        with storage_errors(self._state_name):
+            return self._state.chains.devices()
 
     def close(self) -> None:
-        """Close state and log."""
-        raise NotImplementedError
+        """Commit what the state holds open, and close state and log."""
+        self.settle()
+        with storage_errors(self._state_name):
+            self._state.close()
+        self._log.close()
+
+    def _attempt(self, incoming: Sequence[Incoming], at_ms: int, poisoned: dict[int, BatchProblem]) -> Commit:
+        """Resolve and append one group; whatever fails, the state is rolled back and nothing was acked."""
+        sequencer = Sequencer(
+            self._state,
+            epoch=self._epoch,
+            head=self._head,
+            at_ms=at_ms,
+            batch_bytes_max=self._settings.batch_bytes_max,
+        )
+        try:
+            with storage_errors(self._state_name):
+                self._state.begin()
+                commit = sequencer.take_all(incoming, poisoned)
+            if commit.entries:
+                self._log.append(self._epoch, Seq(commit.prev.seq), commit.entries)
+        except BaseException:
+            self._behind = True
+            raise
+        self._head = commit.head
+        return commit
+
+    def _commit_state(self, rows: int | None) -> None:
+        """Commit the state now, or later when `rows` of a large group add up to less than is worth it."""
+        if rows is not None:
+            limit = self._settings.state_commit_rows
+            self._rows_uncommitted += rows
+            if rows >= limit // 50 and self._rows_uncommitted < limit:
+                return
+        try:
+            with storage_errors(self._state_name):
+                self._state.commit()
+            self._rows_uncommitted = 0
+        except DatabaseError as error:
+            # The entries are in the log, so their acks are true. The state folds them before the next group.
+            logger.warning("the state is not stored, it will be folded again: %s", error)
+            self._behind = True
+
+    def _ready(self) -> None:
+        """Bring the state to where the log is, unless it is there."""
+        if not self._behind:
+            return
+        with storage_errors(self._state_name):
+            self._state.rollback()
+            self._rows_uncommitted = 0
+            document = self._log.load_document(CATALOGUE)
+            catalogue = Catalogue.from_json(document)
+            if catalogue.to_json() != self._state.catalogue.to_json():
+                self._state.align(catalogue)
+            head = self._log.head()
+            while self._state.position.seq < head.seq:
+                self._fold_some()
+        self._head = head
+        self._behind = False
+
+    def _fold_some(self) -> None:
+        """Fold the next entries of the log in one transaction."""
+        after = Seq(self._state.position.seq)
+        stored = self._log.read(after, bytes_max=FOLD_BYTES_MAX, entries_max=FOLD_ENTRIES_MAX)
+        if not stored:
+            raise StorageDamaged(f"the log has no entry after {after}, though its head is beyond")
+        self._state.begin()
+        for entry in stored:
+            lost = from_json(entry.lost) if entry.lost else ()
+            self._state.fold(_ENTRY.validate_json(entry.data), lost)
+        self._state.commit()
+
+
+def _open_state(log: HubLog, path: Path | None, settings: StreamSettings) -> State:
+    """The state's file if it belongs to this log and is not ahead of it, else a new one."""
+    limits = Limits(settings.state_cache_bytes, settings.chain_points_max, settings.conflicts_max)
+    try:
+        with storage_errors(path or "state in memory"):
+            state = State.open(path, log.log_id, limits)
+        if state is not None and log.position_at(Seq(state.position.seq)) == state.position:
+            return state
+        if state is not None:
+            state.close()
+        logger.warning("%s is not of this log: it is made anew", path)
+    except StorageDamaged as error:
+        logger.warning("%s is damaged and made anew: %s", path, error)
+    if path is not None:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+    with storage_errors(path or "state in memory"):
+        state = State.open(path, log.log_id, limits)
+    if state is None:
+        raise StorageDamaged(f"{path} cannot be made anew")
+    return state

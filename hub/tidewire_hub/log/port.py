@@ -49,6 +49,18 @@ class LogOutOfStep(DatabaseError):
         self.got = got
 
 
+class EntriesTrimmed(DatabaseError):
+    """Entries were asked for that retention has removed: to go on would skip them silently."""
+
+    code = "entries_trimmed"
+    hint = "the device takes a snapshot, or begins anew"
+
+    def __init__(self, *, after: Seq, oldest: Seq) -> None:
+        super().__init__(f"entries after seq {after} were asked for, the oldest kept is {oldest}")
+        self.after = after
+        self.oldest = oldest
+
+
 class HubLog(Protocol):
     """The ordered, durable log of one stream. Synchronous, used from one thread.
 
@@ -93,7 +105,7 @@ class HubLog(Protocol):
         """Consecutive entries after `after`, as many as fit both limits, but at least one if there is one.
 
         Raises:
-            DatabaseError: `after + 1` was trimmed away, so entries would be skipped.
+            EntriesTrimmed: `after + 1` is no longer kept, so entries would be skipped.
         """
         ...
 
@@ -116,3 +128,14 @@ class HubLog(Protocol):
     def close(self) -> None:
         """Release the storage. Nothing may be called after."""
         ...
+
+
+def check_append(epoch: Epoch, after: Seq, entries: Sequence[StoredEntry], *, stored: Epoch, head: Seq) -> None:
+    """Refuse an append by a stale leader, or one that would leave a gap or number an entry twice."""
+    if epoch != stored or not epoch:
+        raise StaleLeader(ours=epoch, stored=stored)
+    if after != head:
+        raise LogOutOfStep(expected=head, got=after)
+    for offset, entry in enumerate(entries, 1):
+        if entry.position != (epoch, after + offset):
+            raise LogOutOfStep(expected=Seq(after + offset - 1), got=Seq(entry.position.seq - 1))

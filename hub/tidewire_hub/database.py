@@ -1,0 +1,116 @@
+"""SQLite files of the hub: opened one way, and their failures told apart by what a person can do about them."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, Literal
+
+from tidewire_schemas.errors import DatabaseError
+
+BUSY_TIMEOUT_S: Final = 5.0
+"""How long to wait for another process (a backup, a person with `sqlite3`) that holds the lock."""
+
+
+class StorageFull(DatabaseError):
+    """The disk has no room for what must be written."""
+
+    code = "disk_full"
+    hint = "free some space: nothing was lost, what was not acked is sent again"
+    retry = True
+
+
+class StorageFailed(DatabaseError):
+    """The disk, or the right to use the file, failed."""
+
+    code = "storage_failed"
+    hint = "look at the disk and at the file's owner and permissions"
+    retry = True
+
+
+class StorageBusy(DatabaseError):
+    """Another process held the lock for too long."""
+
+    code = "storage_busy"
+    hint = "see which other program has the file open"
+    retry = True
+
+
+class StorageDamaged(DatabaseError):
+    """The file is no database, or its content contradicts itself."""
+
+    code = "database_damaged"
+    hint = "restore it from a backup"
+
+
+_BY_CODE: Final[dict[int, type[DatabaseError]]] = {
+    sqlite3.SQLITE_FULL: StorageFull,
+    sqlite3.SQLITE_IOERR: StorageFailed,
+    sqlite3.SQLITE_CANTOPEN: StorageFailed,
+    sqlite3.SQLITE_READONLY: StorageFailed,
+    sqlite3.SQLITE_PERM: StorageFailed,
+    sqlite3.SQLITE_BUSY: StorageBusy,
+    sqlite3.SQLITE_LOCKED: StorageBusy,
+    sqlite3.SQLITE_CORRUPT: StorageDamaged,
+    sqlite3.SQLITE_NOTADB: StorageDamaged,
+}
+
+
+@contextmanager
+def storage_errors(what: object) -> Iterator[None]:
+    """Turn `sqlite3` errors inside into `DatabaseError`s that name `what`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        # The low byte is the primary code; extended codes say which call failed.
+        kind = _BY_CODE.get(code & 0xFF, DatabaseError) if code is not None else DatabaseError
+        raise kind(f"{what}: {error}") from error
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """A write transaction: committed at the end, rolled back when anything inside or the commit itself fails."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        roll_back(connection)
+        raise
+
+
+def roll_back(connection: sqlite3.Connection) -> None:
+    """Undo the open transaction, if SQLite has not done so already."""
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):  # the error that led here is the one to tell
+            connection.execute("ROLLBACK")
+
+
+def connect(
+    path: Path | None, *, synchronous: Literal["FULL", "NORMAL"], cache_bytes: int, wal_pages: int
+) -> sqlite3.Connection:
+    """A connection in WAL mode without implicit transactions; `path` None is a database in memory."""
+    connection = sqlite3.connect(
+        ":memory:" if path is None else path,
+        isolation_level=None,
+        timeout=BUSY_TIMEOUT_S,
+        check_same_thread=False,
+        cached_statements=256,
+    )
+    try:
+        for pragma in (
+            "journal_mode=WAL",
+            f"synchronous={synchronous}",
+            f"cache_size=-{max(cache_bytes // 1024, 1)}",
+            f"wal_autocheckpoint={wal_pages}",
+            "temp_store=MEMORY",
+            "trusted_schema=OFF",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

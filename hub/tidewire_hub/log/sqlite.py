@@ -1,0 +1,189 @@
+"""The log in one SQLite file: WAL, `synchronous=FULL`, one transaction per append. The default."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Self
+
+from tidewire_hub.database import StorageDamaged, connect, storage_errors, transaction
+from tidewire_hub.log.port import EntriesTrimmed, StaleLeader, StoredEntry, check_append
+from tidewire_schemas.positions import START, Epoch, Position, Seq
+
+FORMAT: Final = 1
+"""`PRAGMA user_version` of the file."""
+
+CACHE_BYTES: Final = 2 * 1024 * 1024
+"""Small: entries are appended and read once, in order."""
+
+WAL_PAGES: Final = 4_000
+"""Pages in the write-ahead log (16 MiB) before they are copied into the file: fewer copies of the pages at its end."""
+
+_SCHEMA: Final = (
+    """
+    CREATE TABLE log (
+        id     INTEGER PRIMARY KEY CHECK (id = 1),
+        log_id TEXT    NOT NULL,
+        epoch  INTEGER NOT NULL
+    )
+    """,
+    """
+    CREATE TABLE entry (
+        seq   INTEGER PRIMARY KEY,
+        epoch INTEGER NOT NULL,
+        data  BLOB    NOT NULL,
+        lost  BLOB
+    )
+    """,
+    """
+    CREATE TABLE document (
+        name TEXT PRIMARY KEY,
+        data BLOB NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+_HEAD: Final = "SELECT epoch, seq FROM entry ORDER BY seq DESC LIMIT 1"
+_APPEND: Final = "INSERT INTO entry (seq, epoch, data, lost) VALUES (?, ?, ?, ?)"
+_READ: Final = "SELECT seq, epoch, data, lost FROM entry WHERE seq > ? ORDER BY seq LIMIT ?"
+_SAVE_DOCUMENT: Final = """
+    INSERT INTO document (name, data) VALUES (?, ?)
+    ON CONFLICT (name) DO UPDATE SET data = excluded.data
+"""
+
+
+class SqliteLog:
+    """`HubLog` in one SQLite file."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, log_id: str) -> None:
+        self.path: Final = path
+        self._connection: Final = connection
+        self._log_id: Final = log_id
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the log in this file, or make a new one with a random id where there is no file.
+
+        Raises:
+            DatabaseError: the file cannot be used, or a later version of Tidewire wrote it.
+        """
+        with storage_errors(path):
+            connection = connect(path, synchronous="FULL", cache_bytes=CACHE_BYTES, wal_pages=WAL_PAGES)
+            try:
+                return cls(path, connection, _prepare(path, connection))
+            except BaseException:
+                connection.close()
+                raise
+
+    @property
+    def log_id(self) -> str:
+        """See `HubLog`."""
+        return self._log_id
+
+    def epoch(self) -> Epoch:
+        """See `HubLog`."""
+        with storage_errors(self.path):
+            return self._stored_epoch()
+
+    def head(self) -> Position:
+        """See `HubLog`."""
+        with storage_errors(self.path):
+            return self._stored_head()
+
+    def oldest(self) -> Seq:
+        """See `HubLog`."""
+        with storage_errors(self.path):
+            return self._stored_oldest()
+
+    def acquire(self, epoch: Epoch) -> None:
+        """See `HubLog`."""
+        with storage_errors(self.path), transaction(self._connection):
+            stored = self._stored_epoch()
+            if epoch <= stored:
+                raise StaleLeader(ours=epoch, stored=stored)
+            self._connection.execute("UPDATE log SET epoch = ?", (epoch,))
+
+    def append(self, epoch: Epoch, after: Seq, entries: Sequence[StoredEntry]) -> None:
+        """See `HubLog`."""
+        with storage_errors(self.path), transaction(self._connection):
+            stored, head = self._stored_epoch(), Seq(self._stored_head().seq)
+            check_append(epoch, after, entries, stored=stored, head=head)
+            self._connection.executemany(
+                _APPEND, [(e.position.seq, e.position.epoch, e.data, e.lost or None) for e in entries]
+            )
+
+    def read(self, after: Seq, *, bytes_max: int, entries_max: int) -> list[StoredEntry]:
+        """See `HubLog`."""
+        page: list[StoredEntry] = []
+        size = 0
+        with storage_errors(self.path):
+            cursor = self._connection.execute(_READ, (after, entries_max))
+            for seq, epoch, data, lost in cursor:
+                if not page and seq != after + 1:
+                    raise EntriesTrimmed(after=after, oldest=Seq(seq))
+                size += len(data)
+                if page and size > bytes_max:
+                    break
+                page.append(StoredEntry(Position(epoch, seq), data, lost or b""))
+            cursor.close()
+        return page
+
+    def position_at(self, seq: Seq) -> Position | None:
+        """See `HubLog`."""
+        if seq == 0:
+            return START
+        with storage_errors(self.path):
+            row = self._connection.execute("SELECT epoch FROM entry WHERE seq = ?", (seq,)).fetchone()
+        return None if row is None else Position(row[0], seq)
+
+    def trim(self, before: Seq) -> int:
+        """See `HubLog`."""
+        with storage_errors(self.path), transaction(self._connection):
+            end = min(before, self._stored_head().seq)
+            return self._connection.execute("DELETE FROM entry WHERE seq < ?", (end,)).rowcount
+
+    def save_document(self, name: str, data: bytes) -> None:
+        """See `HubLog`."""
+        with storage_errors(self.path), transaction(self._connection):
+            self._connection.execute(_SAVE_DOCUMENT, (name, data))
+
+    def load_document(self, name: str) -> bytes | None:
+        """See `HubLog`."""
+        with storage_errors(self.path):
+            row = self._connection.execute("SELECT data FROM document WHERE name = ?", (name,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def close(self) -> None:
+        """See `HubLog`."""
+        with storage_errors(self.path):
+            self._connection.close()
+
+    def _stored_epoch(self) -> Epoch:
+        row = self._connection.execute("SELECT epoch FROM log").fetchone()
+        return Epoch(row[0])
+
+    def _stored_head(self) -> Position:
+        row = self._connection.execute(_HEAD).fetchone()
+        return START if row is None else Position(row[0], row[1])
+
+    def _stored_oldest(self) -> Seq:
+        row = self._connection.execute("SELECT min(seq) FROM entry").fetchone()
+        return Seq(row[0] or 1)
+
+
+def _prepare(path: Path, connection: sqlite3.Connection) -> str:
+    """Make the tables of a new file, check the format of an old one; the log's id."""
+    with transaction(connection):
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > FORMAT:
+            raise StorageDamaged(f"{path}: written by a later version of Tidewire", hint="upgrade the hub")
+        if version == 0:
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("INSERT INTO log (id, log_id, epoch) VALUES (1, ?, 0)", (os.urandom(16).hex(),))
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+        row = connection.execute("SELECT log_id FROM log").fetchone()
+    if row is None:
+        raise StorageDamaged(f"{path}: holds no log id")
+    return str(row[0])

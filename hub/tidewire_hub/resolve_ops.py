@@ -1,0 +1,121 @@
+"""A batch taken apart into operations on single rows, with what is wrong in their form. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tidewire_hub.catalogue import Catalogue, Table
+from tidewire_hub.resolve_view import Cells, RowId, row_id, same
+from tidewire_schemas.errors import ValueNotStorable
+from tidewire_schemas.keys import apply_affinity
+from tidewire_schemas.messages import Op, RefusalReason, Run
+from tidewire_schemas.names import fold
+from tidewire_schemas.values import WireValue, decode, encode
+
+
+@dataclass(slots=True, eq=False)
+class RowOp:
+    """One row of a run."""
+
+    run: Run
+    wire: Sequence[Any]
+    """The row as it came."""
+    tie: int
+    table: Table | None
+    id: RowId
+    """(0, b"") while the form is wrong."""
+    values: Mapping[str, WireValue]
+    """What it carries by folded column, after affinity, NULL included; empty while the form is wrong."""
+    rewritten: bool = False
+    """The entry must spell it otherwise than the batch: a value took the column's affinity, or a column was added."""
+    reason: RefusalReason | None = None
+    detail: str = ""
+    nothing: bool = False
+    """Accepted, and changes nothing: left out of the entry."""
+
+    @property
+    def op(self) -> Op:
+        """What it does."""
+        return self.run.op
+
+    @property
+    def base(self) -> int:
+        """The newest entry that its writer had seen."""
+        return self.run.base.seq
+
+    def refuse(self, reason: RefusalReason, detail: str = "") -> None:
+        """Keep it out of the entry; the first reason stands."""
+        if self.reason is None:
+            self.reason = reason
+            self.detail = detail
+            self.nothing = False
+
+    def cells(self) -> Cells:
+        """The row it makes, for a whole row."""
+        return {name: value for name, value in self.values.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What all rows of a run have in common."""
+
+    table: Table | None
+    names: tuple[str, ...] = ()
+    missing: Mapping[str, WireValue] | None = None
+    """Columns of a whole row that the run lacks, with their defaults."""
+    reason: RefusalReason | None = None
+    detail: str = ""
+
+
+def read_ops(runs: Sequence[Run], catalogue: Catalogue) -> list[RowOp]:
+    """Every row as an operation, in the order of the batch. A row whose form is wrong is refused already."""
+    ops: list[RowOp] = []
+    for run in runs:
+        plan = _plan(run, catalogue)
+        ties = run.ties or (0,) * len(run.rows)
+        for wire, tie in zip(run.rows, ties, strict=True):
+            op = RowOp(run, wire, tie, plan.table, (0, b""), {}, reason=plan.reason, detail=plan.detail)
+            if plan.reason is None and plan.table is not None:
+                _read_row(op, plan, plan.table)
+            ops.append(op)
+    return ops
+
+
+def _plan(run: Run, catalogue: Catalogue) -> _Plan:
+    table = catalogue.find(run.table)
+    if table is None:
+        return _Plan(None, reason="unknown_table", detail=f"no device has declared table {run.table!r}")
+    names = tuple(map(fold, run.columns))
+    if names[: run.key] != table.key or len(set(names)) != len(names):
+        return _Plan(table, reason="wrong_key", detail=f"the key of {table.shape.name!r} is ({', '.join(table.key)})")
+    for name, shown in zip(names, run.columns, strict=True):
+        if name not in table.columns:
+            return _Plan(table, reason="unknown_column", detail=f"{table.shape.name!r} has no column {shown!r}")
+    missing = None
+    if run.op in ("put", "seed"):
+        missing = {name: table.defaults.get(name) for name in table.columns if name not in names}
+    return _Plan(table, names, missing or None)
+
+
+def _read_row(op: RowOp, plan: _Plan, table: Table) -> None:
+    values: dict[str, WireValue] = {}
+    for name, wire in zip(plan.names, op.wire, strict=True):
+        try:
+            value = encode(apply_affinity(decode(wire), table.columns[name].affinity))
+        except ValueNotStorable as error:
+            op.refuse("wrong_value", f"column {table.shown(name)!r}: {error.message}")
+            return
+        if not same(value, wire):
+            op.rewritten = True
+        values[name] = value
+    key = [values[name] for name in table.key]
+    if None in key:
+        op.refuse("wrong_key", "a key value is NULL")
+        return
+    if plan.missing is not None:
+        values.update(plan.missing)
+        op.rewritten = True
+    op.values = values
+    op.id = row_id(table, key)

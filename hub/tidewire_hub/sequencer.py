@@ -1,0 +1,169 @@
+"""One group of batches on its way into the log: parsed, placed, resolved and numbered, in an open state transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pydantic_core import to_json
+
+from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming
+from tidewire_hub.dedupe import Again, Fork, Resend, place_of
+from tidewire_hub.effects import effects_of
+from tidewire_hub.log.port import StoredEntry
+from tidewire_hub.refusals import lost_by, refusals_of
+from tidewire_hub.resolve import resolve
+from tidewire_hub.resolve_view import Writer
+from tidewire_hub.state.fresh import fresh_runs
+from tidewire_hub.state.store import Folded, State
+from tidewire_schemas.codec import ParsedBatch, encode_entry, encode_runs, parse_batch
+from tidewire_schemas.digest import message_digest
+from tidewire_schemas.errors import DatabaseError, MessageError
+from tidewire_schemas.messages import Batch
+from tidewire_schemas.positions import Epoch, Position, Seq
+
+
+class Poisoned(Exception):
+    """A batch that broke the resolution, which is a fault of this program: the group is done again without it."""
+
+    def __init__(self, index: int, problem: BatchProblem) -> None:
+        super().__init__(problem.message)
+        self.index = index
+        self.problem = problem
+
+
+class Sequencer:
+    """Makes the entries of one group commit. Writes the state; appending to the log is the caller's."""
+
+    def __init__(self, state: State, *, epoch: Epoch, head: Position, at_ms: int, batch_bytes_max: int) -> None:
+        self._state: Final = state
+        self._epoch: Final = epoch
+        self._at_ms: Final = at_ms
+        self._batch_bytes_max: Final = batch_bytes_max
+        self._next = head.seq + 1
+        self._commit: Final = Commit(head)
+        self._problems: Final[dict[BatchProblem, None]] = {}
+
+    def take_all(self, incoming: Sequence[Incoming], poisoned: Mapping[int, BatchProblem]) -> Commit:
+        """Take every batch in its turn. Those in `poisoned` (by index) get that problem.
+
+        Raises:
+            Poisoned: a batch broke the resolution; the state must be rolled back.
+        """
+        for index, item in enumerate(incoming):
+            problem = poisoned.get(index)
+            if problem is None:
+                problem = self._take(index, item)
+            if problem is not None:
+                self._problems[problem] = None  # once: a gap makes the same one for every batch in flight
+        self._commit.problems.extend(self._problems)
+        return self._commit
+
+    def _take(self, index: int, item: Incoming) -> BatchProblem | None:
+        try:
+            parsed = parse_batch(item.payload, bytes_max=self._batch_bytes_max)
+        except MessageError as error:
+            return BatchProblem(item.device, None, error.code, error.message, error.hint, error.retry)
+        batch = parsed.batch
+        digest = message_digest(item.payload)
+        chains = self._state.chains
+        newest = chains.newest(item.device, batch.incarnation, 1)
+        place = place_of(
+            batch,
+            digest,
+            newest[0] if newest else None,
+            lambda number: chains.at(item.device, batch.incarnation, number),
+        )
+        if isinstance(place, Again):
+            point = place.point
+            self._ack(item.device, batch.incarnation, point.batch, point.digest, Seq(point.seq))
+            return None
+        if isinstance(place, Resend | Fork):
+            return _misplaced(item.device, batch, place)
+        try:
+            self._sequence(item.device, parsed, digest)
+        except (DatabaseError, sqlite3.OperationalError, MemoryError):
+            raise  # the machine's fault, not the batch's
+        except Exception as error:
+            raise Poisoned(index, _broken(item.device, batch, error)) from error
+        return None
+
+    def _sequence(self, device: str, parsed: ParsedBatch, digest: str) -> None:
+        """Give a batch the next number, and fold it."""
+        batch = parsed.batch
+        entry = Folded(
+            position=Position(self._epoch, self._next),
+            device=device,
+            incarnation=batch.incarnation,
+            batch=batch.batch,
+            digest=digest,
+            at=self._at_ms,
+        )
+        fresh = fresh_runs(batch.changes, self._state.catalogue)
+        if fresh is not None and self._state.take_fresh(fresh, entry):
+            self._add(entry, b"[]", parsed.changes_json, b"")
+        else:
+            self._resolve(entry, parsed)
+        self._ack(device, batch.incarnation, batch.batch, digest, Seq(self._next))
+        self._next += 1
+        self._commit.rows += sum(len(run.rows) for run in batch.changes)
+
+    def _resolve(self, entry: Folded, parsed: ParsedBatch) -> None:
+        view = self._state.view()
+        resolution = resolve(parsed.batch.changes, entry.device, self._state.catalogue, view)
+        effects = effects_of(resolution.accepted, Writer(entry.position.seq, entry.device), view)
+        refused = refusals_of(resolution.refused, effects, view)
+        lost = lost_by(resolution.refused)
+        changes = parsed.changes_json if resolution.changes is None else encode_runs(resolution.changes)
+        self._add(entry, to_json(refused), changes, to_json(lost) if lost else b"")
+        self._commit.refused += len(refused)
+        self._commit.conflicts += self._state.take(effects, view, entry._replace(refused=refused, lost=lost))
+
+    def _add(self, entry: Folded, refused_json: bytes, changes_json: bytes, lost: bytes) -> None:
+        data = encode_entry(
+            seq=entry.position.seq,
+            epoch=entry.position.epoch,
+            device=entry.device,
+            incarnation=entry.incarnation,
+            batch=entry.batch,
+            digest=entry.digest,
+            at=entry.at,
+            refused_json=refused_json,
+            changes_json=changes_json,
+        )
+        self._commit.entries.append(StoredEntry(entry.position, data, lost))
+
+    def _ack(self, device: str, incarnation: str, batch: int, digest: str, seq: Seq) -> None:
+        self._commit.acks.append(Acked(device, incarnation, batch, digest, seq))
+
+
+def _misplaced(device: str, batch: Batch, place: Resend | Fork) -> BatchProblem:
+    if isinstance(place, Resend):
+        return BatchProblem(
+            device,
+            batch.incarnation,
+            "resend",
+            f"batches from {place.batch} on are missing here",
+            retry=True,
+            batch=place.batch,
+        )
+    return BatchProblem(
+        device,
+        batch.incarnation,
+        "fork",
+        f"the log has another batch {place.batch} of this incarnation, or another one before it",
+        hint="say Hello: a copy or an older state of this database wrote under the same incarnation",
+        batch=place.batch,
+    )
+
+
+def _broken(device: str, batch: Batch, error: Exception) -> BatchProblem:
+    return BatchProblem(
+        device,
+        batch.incarnation,
+        "internal",
+        f"batch {batch.batch} could not be resolved: {type(error).__name__}",
+        hint="see the hub's log, and report it: this is a fault of Tidewire",
+        batch=batch.batch,
+    )

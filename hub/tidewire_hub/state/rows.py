@@ -1,0 +1,191 @@
+"""Rows, unique values and totals of the state, written from an entry's effects."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Final, TypeAlias
+
+from pydantic_core import to_json
+
+from tidewire_hub.catalogue import Table
+from tidewire_hub.effects import Effects
+from tidewire_hub.resolve_view import Cells, Row, View, unique_value
+from tidewire_hub.state.cells import Total, cells_digest, cells_json, cells_of
+from tidewire_hub.state.chunks import select_in
+from tidewire_hub.state.devices import Devices
+from tidewire_hub.state.fresh import FreshRun
+
+_WRITE_ROW: Final = """
+    INSERT INTO row (table_id, key, cells, born_seq, born_by, seq, by, cells_by)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT (table_id, key) DO UPDATE SET
+        cells = excluded.cells,
+        born_seq = excluded.born_seq, born_by = excluded.born_by,
+        seq = excluded.seq, by = excluded.by, cells_by = excluded.cells_by
+"""
+_INSERT_FRESH: Final = """
+    INSERT OR IGNORE INTO row (id, table_id, key, cells, born_seq, born_by) VALUES (?, ?, ?, ?, ?, ?)
+"""
+_UNDO_FRESH: Final = "DELETE FROM row WHERE id > ?"
+_LAST_ID: Final = "SELECT coalesce(max(id), 0) FROM row"
+_ANY_HOLDER: Final = "SELECT 1 FROM unique_value WHERE table_id = ? AND number = ? AND value IN ({})"
+_ADD_VALUE: Final = "INSERT INTO unique_value (table_id, number, value, key) VALUES (?, ?, ?, ?)"
+_REMOVE_VALUE: Final = "DELETE FROM unique_value WHERE table_id = ? AND number = ? AND value = ? AND key = ?"
+_SAVE_TOTAL: Final = """
+    INSERT INTO total (table_id, rows, digest) VALUES (?, ?, ?)
+    ON CONFLICT (table_id) DO UPDATE SET rows = excluded.rows, digest = excluded.digest
+"""
+_SCAN: Final = "SELECT key, cells FROM row WHERE table_id = ? AND cells IS NOT NULL ORDER BY key"
+_REPLACE_CELLS: Final = "UPDATE row SET cells = ? WHERE table_id = ? AND key = ?"
+
+Value: TypeAlias = tuple[int, int, bytes, bytes]
+"""A row of unique_value."""
+
+
+class Rows:
+    """The state's rows, with totals that are written at the end of a transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, devices: Devices) -> None:
+        self._connection: Final = connection
+        self._devices: Final = devices
+        self._totals: dict[int, Total] = {}
+        self._last_id = 0
+
+    def load(self) -> None:
+        """Read again what is held in memory, after opening and after a rollback."""
+        stored = self._connection.execute("SELECT table_id, rows, digest FROM total")
+        self._totals = {table_id: Total(rows, int(digest, 16)) for table_id, rows, digest in stored}
+        self._read_last_id()
+
+    def save_totals(self) -> None:
+        """Write the totals, within the transaction."""
+        values = [(table_id, total.rows, total.hex) for table_id, total in self._totals.items()]
+        self._connection.executemany(_SAVE_TOTAL, values)
+
+    def total(self, table: Table) -> Total:
+        """The table's total, to be read or changed."""
+        return self._totals.setdefault(table.id, Total())
+
+    def scan(self, table: Table) -> Iterator[tuple[bytes, Cells]]:
+        """Key and cells of every row, by key."""
+        for key, cells in self._connection.execute(_SCAN, (table.id,)):
+            yield key, cells_of(cells)
+
+    def insert_fresh(self, runs: Sequence[FreshRun], seq: int, device: str) -> bool:
+        """Insert whole rows if all their keys and unique values are free; otherwise change nothing and say False."""
+        values = _values_of(runs)
+        if not self._free(values):
+            return False
+        by = self._devices.id_of(device)
+        last = self._last_id
+        for run in runs:
+            start, last = last + 1, last + len(run.keys)
+            table_id = run.table.id
+            rows = [
+                (number, table_id, key, cells, seq, by)
+                for number, key, cells in zip(range(start, last + 1), run.keys, run.cells, strict=True)
+            ]
+            if self._connection.executemany(_INSERT_FRESH, rows).rowcount != len(rows):
+                self._connection.execute(_UNDO_FRESH, (self._last_id,))
+                return False
+        self._last_id = last
+        if values:
+            self._connection.executemany(_ADD_VALUE, values)
+        for run in runs:
+            self.total(run.table).add(len(run.keys), run.digest)
+        return True
+
+    def write(self, effects: Effects, view: View) -> None:
+        """Bring rows, unique values and totals to what an entry left; `view` has them as they were."""
+        rows = []
+        removed: list[Value] = []
+        added: list[Value] = []
+        id_of = self._devices.id_of
+        for (table_id, key), row in effects.rows.items():
+            table = effects.tables[table_id]
+            before = view.row((table_id, key))
+            cells = None if row.cells is None else cells_json(row.cells)
+            self._count(table, before, cells)
+            if table.unique:
+                _compare_unique(table, key, before, row, removed=removed, added=added)
+            writer: tuple[int | None, int | None] = (None, None)
+            if row.written != row.born:
+                writer = (row.written.seq, id_of(row.written.device))
+            cells_by = to_json(row.cells_by) if row.cells_by else None
+            rows.append((table_id, key, cells, row.born.seq, id_of(row.born.device), *writer, cells_by))
+        self._connection.executemany(_WRITE_ROW, rows)
+        if removed or added:
+            self._connection.executemany(_REMOVE_VALUE, removed)
+            self._connection.executemany(_ADD_VALUE, added)
+        self._read_last_id()
+
+    def complete(self, table: Table, columns: Sequence[str]) -> None:
+        """Give every row that was there before these columns their defaults, as devices' rows have them."""
+        defaults = {name: table.defaults[name] for name in columns if name in table.defaults}
+        if not defaults:
+            return
+        changed: list[tuple[bytes, int, bytes]] = []
+        total = Total()
+        for key, cells in self.scan(table):
+            stored = cells_json({**defaults, **cells})
+            total.add(1, cells_digest(stored))
+            changed.append((stored, table.id, key))
+        self._connection.executemany(_REPLACE_CELLS, changed)
+        self._totals[table.id] = total
+
+    def index_unique(self, table: Table, number: int) -> None:
+        """File the values of a unique set that is new in force."""
+        unique = table.unique[number]
+        values = ((key, unique_value(cells, unique)) for key, cells in self.scan(table))
+        self._connection.executemany(
+            _ADD_VALUE, [(table.id, number, value, key) for key, value in values if value is not None]
+        )
+
+    def _free(self, values: Sequence[Value]) -> bool:
+        """Whether nobody holds one of these unique values, nor two of the rows the same."""
+        if not values:
+            return True
+        claimed: dict[tuple[int, int], list[bytes]] = {}
+        for table_id, number, value, _ in values:
+            claimed.setdefault((table_id, number), []).append(value)
+        return all(
+            len(set(wanted)) == len(wanted)
+            and next(select_in(self._connection, _ANY_HOLDER, claim, wanted), None) is None
+            for claim, wanted in claimed.items()
+        )
+
+    def _count(self, table: Table, before: Row | None, cells: bytes | None) -> None:
+        total = self.total(table)
+        if before is not None and before.cells is not None:
+            total.remove(cells_digest(cells_json(before.cells)))
+        if cells is not None:
+            total.add(1, cells_digest(cells))
+
+    def _read_last_id(self) -> None:
+        self._last_id = self._connection.execute(_LAST_ID).fetchone()[0]
+
+
+def _values_of(runs: Sequence[FreshRun]) -> list[Value]:
+    return [
+        (run.table.id, number, value, key)
+        for run in runs
+        for number, column in enumerate(run.unique)
+        for value, key in zip(column, run.keys, strict=True)
+        if value is not None
+    ]
+
+
+def _compare_unique(
+    table: Table, key: bytes, before: Row | None, after: Row, *, removed: list[Value], added: list[Value]
+) -> None:
+    """What changes in the unique values of one row."""
+    for number, unique in enumerate(table.unique):
+        old = None if before is None else unique_value(before.cells, unique)
+        new = unique_value(after.cells, unique)
+        if old == new:
+            continue
+        if old is not None:
+            removed.append((table.id, number, old, key))
+        if new is not None:
+            added.append((table.id, number, new, key))

@@ -1,0 +1,206 @@
+"""The state's file: opened, brought in line with the catalogue, and written in transactions that say how far it is."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Self
+
+from tidewire_hub.catalogue import Catalogue, Table, Unique
+from tidewire_hub.database import connect, roll_back, transaction
+from tidewire_hub.effects import Effects, effects_of
+from tidewire_hub.resolve_ops import read_ops
+from tidewire_hub.resolve_rows import in_phases
+from tidewire_hub.resolve_view import Writer, unique_value
+from tidewire_hub.state.chains import Chains
+from tidewire_hub.state.conflicts import Conflicts, Origin
+from tidewire_hub.state.devices import Devices
+from tidewire_hub.state.fresh import FreshRun, fresh_runs
+from tidewire_hub.state.rows import Rows
+from tidewire_hub.state.view import StateView
+from tidewire_schemas.messages import ChainPoint, Entry, Refusal
+from tidewire_schemas.positions import START, Position
+
+FORMAT: Final = 1
+"""`PRAGMA user_version` of the file. Another number: the file is made anew."""
+
+WAL_PAGES: Final = 8_000
+"""Pages in the write-ahead log (32 MiB) before they are copied into the file: pages of the key index change often."""
+
+_SCHEMA: Final = Path(__file__).with_name("schema.sql")
+_META: Final = "SELECT log_id, epoch, seq, catalogue FROM meta"
+_SAVE_META: Final = "UPDATE meta SET epoch = ?, seq = ?, catalogue = ?"
+
+
+class Limits(NamedTuple):
+    """How much the state keeps besides the rows; see `StreamSettings`."""
+
+    cache_bytes: int
+    chain_points_max: int
+    conflicts_max: int
+
+
+class Folded(NamedTuple):
+    """An entry as the state takes it up."""
+
+    position: Position
+    device: str
+    incarnation: str
+    batch: int
+    digest: str
+    at: int
+    refused: Sequence[Refusal] = ()
+    lost: Sequence[dict[str, Any]] = ()
+    """What the refused rows held."""
+
+
+class State:
+    """The fold of one stream's log, in one SQLite file."""
+
+    def __init__(self, connection: sqlite3.Connection, limits: Limits) -> None:
+        self._connection: Final = connection
+        self.devices: Final = Devices(connection)
+        self.rows: Final = Rows(connection, self.devices)
+        self.chains: Final = Chains(connection, self.devices, limits.chain_points_max)
+        self.conflicts: Final = Conflicts(connection, limits.conflicts_max)
+        self.log_id: str = ""
+        self.position: Position = START
+        self.catalogue: Catalogue = Catalogue()
+        self.load()
+
+    @classmethod
+    def open(cls, path: Path | None, log_id: str, limits: Limits) -> Self | None:
+        """The state in this file, made there if there is none; None where the file is of another log or format."""
+        connection = connect(path, synchronous="NORMAL", cache_bytes=limits.cache_bytes, wal_pages=WAL_PAGES)
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version == 0:
+                _create(connection, log_id)
+            elif version != FORMAT:
+                connection.close()
+                return None
+            state = cls(connection, limits)
+        except BaseException:
+            connection.close()
+            raise
+        if state.log_id != log_id:
+            connection.close()
+            return None
+        return state
+
+    def load(self) -> None:
+        """Read again what is held in memory, after opening and after a rollback."""
+        self.log_id, epoch, seq, catalogue = self._connection.execute(_META).fetchone()
+        self.position = Position(epoch, seq)
+        self.catalogue = Catalogue.from_json(catalogue)
+        self.devices.load()
+        self.rows.load()
+        self.conflicts.load()
+
+    def begin(self) -> None:
+        """Open the transaction unless it is open."""
+        if not self._connection.in_transaction:
+            self._connection.execute("BEGIN IMMEDIATE")
+
+    @property
+    def uncommitted(self) -> bool:
+        """Whether a transaction is open."""
+        return self._connection.in_transaction
+
+    def commit(self) -> None:
+        """End the transaction: rows, totals and the position together."""
+        self.rows.save_totals()
+        self._connection.execute(_SAVE_META, (*self.position, self.catalogue.to_json()))
+        self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Undo the open transaction and what memory holds of it."""
+        roll_back(self._connection)
+        self.load()
+
+    def view(self) -> StateView:
+        """The state as resolution of one batch reads it; to be thrown away when something was written."""
+        return StateView(self._connection)
+
+    def take_fresh(self, runs: Sequence[FreshRun], entry: Folded) -> bool:
+        """Take up an entry of new rows, if they are new; otherwise nothing is changed."""
+        if not self.rows.insert_fresh(runs, entry.position.seq, entry.device):
+            return False
+        self._take(entry, None)
+        return True
+
+    def take(self, effects: Effects, view: StateView, entry: Folded) -> int:
+        """Take up an entry by its effects; how many conflict records it made."""
+        self.rows.write(effects, view)
+        return self._take(entry, effects)
+
+    def fold(self, entry: Entry, lost: Sequence[dict[str, Any]]) -> None:
+        """Take up an entry of the log: the same as was done when it was made."""
+        folded = Folded(
+            position=entry.position,
+            device=entry.device,
+            incarnation=entry.incarnation,
+            batch=entry.batch,
+            digest=entry.digest,
+            at=entry.at,
+            refused=entry.refused,
+            lost=lost,
+        )
+        fresh = None if entry.refused else fresh_runs(entry.changes, self.catalogue)
+        if fresh is not None and self.take_fresh(fresh, folded):
+            return
+        ops = [op for op in in_phases(read_ops(entry.changes, self.catalogue)) if op.reason is None]
+        view = self.view()
+        view.prefetch({op.id for op in ops})
+        self.take(effects_of(ops, Writer(entry.seq, entry.device), view), view, folded)
+
+    def align(self, catalogue: Catalogue) -> None:
+        """Bring rows and unique values in line with a later catalogue, in one transaction."""
+        self.begin()
+        for table in catalogue.tables:
+            known = self.catalogue.tables[table.id - 1] if table.id <= len(self.catalogue.tables) else None
+            if known is None:
+                continue  # no row of it was ever taken up
+            self.rows.complete(table, [name for name in table.columns if name not in known.columns])
+            for number in range(len(known.unique), len(table.unique)):
+                self.rows.index_unique(table, number)
+        self.catalogue = catalogue
+        self.commit()
+
+    def clash(self, table: Table, unique: Unique, added: Collection[str]) -> tuple[bytes, bytes] | None:
+        """Keys of two rows that hold the same value of a unique set, None if all differ.
+
+        `added` are columns of `table` that its rows do not have yet: they will hold the default.
+        """
+        defaults = {name: table.defaults[name] for name in added if name in table.defaults}
+        holders: dict[bytes, bytes] = {}
+        for key, cells in self.rows.scan(table):
+            value = unique_value({**defaults, **cells}, unique)
+            if value is not None and holders.setdefault(value, key) != key:
+                return holders[value], key
+        return None
+
+    def close(self) -> None:
+        """Close the file; what was not committed is folded again next time."""
+        roll_back(self._connection)
+        self._connection.close()
+
+    def _take(self, entry: Folded, effects: Effects | None) -> int:
+        point = ChainPoint(batch=entry.batch, digest=entry.digest, seq=entry.position.seq)
+        self.chains.add(entry.device, entry.incarnation, point)
+        self.position = entry.position
+        overwritten = effects.overwritten if effects is not None else ()
+        origin = Origin(entry.position.seq, entry.at, entry.device)
+        return self.conflicts.add(origin, overwritten, entry.refused, entry.lost)
+
+
+def _create(connection: sqlite3.Connection, log_id: str) -> None:
+    with transaction(connection):
+        for statement in _SCHEMA.read_text(encoding="utf-8").split(";\n"):
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO meta (id, log_id, epoch, seq, catalogue) VALUES (1, ?, 0, 0, ?)",
+            (log_id, Catalogue().to_json()),
+        )
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
