@@ -27,8 +27,8 @@ from typing import Any, Final, ParamSpec, Self, TypeVar
 import aiosqlite
 
 from tidewire_agent.async_datasync_watch import AsyncWatch
-from tidewire_agent.datasync import ATTACH_TIMEOUT_S, PAUSES_S, TIMEOUT_S
-from tidewire_agent.datasync_agent import AgentKeeper, agent_maker
+from tidewire_agent.datasync import ATTACH_TIMEOUT_S, NOT_ATTACHED, PAUSES_S, TIMEOUT_S
+from tidewire_agent.datasync_agent import AgentKeeper, agents_for
 from tidewire_agent.datasync_errors import DataSyncClosed, FlushTimeout, FreshTimeout, SyncTimeout
 from tidewire_agent.datasync_file import BUSY_TIMEOUT_S, DataFile, Synchronous
 from tidewire_agent.datasync_wait import AttachWait, FlushWait, FreshWait, Wait, timed_out
@@ -60,7 +60,7 @@ class AsyncDataSync:
         synchronous: Synchronous = "NORMAL",
         **settings: object,
     ) -> None:
-        self._make_agent = agent_maker(path, broker, device=device, tables=tables, settings=settings)
+        self._agents = agents_for(path, broker, device=device, tables=tables, settings=settings)
         self._make_file = lambda: DataFile(path, busy_timeout_s=busy_timeout_s, synchronous=synchronous)
         self._path = Path(path).absolute()
         self._file: DataFile | None = None
@@ -86,11 +86,11 @@ class AsyncDataSync:
             self._connection = await aiosqlite.connect(
                 self._file.path, timeout=self._file.busy_timeout_s, isolation_level="IMMEDIATE"
             )
-            if self._make_agent is not None:
-                self._keeper = AgentKeeper(self._make_agent)
+            if self._agents is not None:
+                self._keeper = AgentKeeper(self._agents)
                 self._task = asyncio.create_task(self._keeper.run(), name=f"tidewire {self._path.name}")
-                what = "no agent has begun to sync tidewire_kv"
-                await self._wait(AttachWait(), ATTACH_TIMEOUT_S, SyncTimeout, what, early=True)
+                attached = AttachWait(self._agents.device, self._agents.wanted)
+                await self._wait(attached, ATTACH_TIMEOUT_S, SyncTimeout, NOT_ATTACHED, early=True)
         except BaseException:
             await self.close()
             raise

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tidewire_agent.datasync_agent import AgentThread, agent_maker
+from tidewire_agent.datasync_agent import AgentThread, agents_for
 from tidewire_agent.datasync_errors import FlushTimeout, FreshTimeout, SyncTimeout, TransactionOpen
 from tidewire_agent.datasync_file import BUSY_TIMEOUT_S, DataFile, Synchronous
 from tidewire_agent.datasync_wait import AttachWait, FlushWait, FreshWait, Wait, timed_out
@@ -39,6 +39,8 @@ TIMEOUT_S: Final = 30.0
 
 ATTACH_TIMEOUT_S: Final = 10.0
 """How long opening waits until writes are captured; that needs the file alone, no network."""
+
+NOT_ATTACHED: Final = "no agent has begun to sync tidewire_kv"
 
 PAUSES_S: Final = (0.005, 0.01, 0.02, 0.05)
 """Between looks at the file while waiting: quick at first, then at an idle cost; the last one repeats."""
@@ -76,16 +78,18 @@ class DataSync:
         synchronous: Synchronous = "NORMAL",
         **settings: object,
     ) -> None:
-        make_agent = agent_maker(path, broker, device=device, tables=tables, settings=settings)
+        agents = agents_for(path, broker, device=device, tables=tables, settings=settings)
         self._file = DataFile(path, busy_timeout_s=busy_timeout_s, synchronous=synchronous)
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._closing = threading.Event()
-        self._agent = AgentThread(make_agent, name=f"tidewire {self._file.path.name}") if make_agent else None
-        if self._agent is not None:
+        self._agent = AgentThread(agents, name=f"tidewire {self._file.path.name}") if agents else None
+        if agents is not None and self._agent is not None:
             # A program that forgot close() still says goodbye to the hub when it ends.
             self._finalizer = weakref.finalize(self, self._agent.stop)
             try:
-                self._wait_attached()
+                self._wait(
+                    AttachWait(agents.device, agents.wanted), ATTACH_TIMEOUT_S, SyncTimeout, NOT_ATTACHED, early=True
+                )
             except BaseException:
                 self.close()
                 raise
@@ -197,9 +201,6 @@ class DataSync:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _wait_attached(self) -> None:
-        self._wait(AttachWait(), ATTACH_TIMEOUT_S, SyncTimeout, "no agent has begun to sync tidewire_kv", early=True)
 
     def _wait(
         self, wait: Wait, timeout: float | None, kind: type[SyncTimeout], what: str, *, early: bool = False

@@ -10,11 +10,15 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
+from tidewire_agent.tables import KV_TABLE
 from tidewire_schemas.errors import AlreadyRunning, SettingError, TidewireError
+
+if TYPE_CHECKING:
+    from tidewire_agent.datasync_own import OwnAgents
 
 TAKE_OVER_EVERY_S: Final = 0.25
 """How often to try whether the file's agent is gone: one `flock` call, so it may be often."""
@@ -43,11 +47,22 @@ class Runnable(Protocol):
         """Let `run` end cleanly."""
 
 
+class Agents(Protocol):
+    """Where agents for one file come from."""
+
+    def make(self) -> Runnable:
+        """One that can be run once."""
+
+    def join(self) -> bool:
+        """Have the agent that runs already do our part as well; False to be asked again. May block."""
+
+
 class AgentKeeper:
     """Runs an agent on a file whenever nobody else does, until stopped. For one event loop."""
 
-    def __init__(self, make_agent: Callable[[], Runnable]) -> None:
-        self._make_agent = make_agent
+    def __init__(self, agents: Agents) -> None:
+        self._agents = agents
+        self._joined = False
         self._agent: Runnable | None = None
         self._stopping = asyncio.Event()
         self.problem: Exception | None = None
@@ -58,12 +73,8 @@ class AgentKeeper:
         delay = RESTART_DELAY_MIN_S
         while not self._stopping.is_set():
             try:
-                self._agent = self._make_agent()
-                self.problem = None
-                await self._agent.run()
+                await self._run_or_join()
                 delay = RESTART_DELAY_MIN_S
-            except AlreadyRunning:
-                await self._rest(TAKE_OVER_EVERY_S)
             except Exception as error:
                 self.problem = error
                 _log.error("the agent ended: %s", error, exc_info=not isinstance(error, TidewireError))
@@ -78,6 +89,15 @@ class AgentKeeper:
         if self._agent is not None:
             await self._agent.stop()
 
+    async def _run_or_join(self) -> None:
+        self._agent = self._agents.make()
+        self.problem = None
+        try:
+            await self._agent.run()
+        except AlreadyRunning:
+            self._joined = self._joined or await asyncio.to_thread(self._agents.join)
+            await self._rest(TAKE_OVER_EVERY_S)
+
     async def _rest(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
@@ -89,8 +109,8 @@ class AgentKeeper:
 class AgentThread:
     """An `AgentKeeper` on an event loop of its own, in a background thread."""
 
-    def __init__(self, make_agent: Callable[[], Runnable], *, name: str) -> None:
-        self._make_agent = make_agent
+    def __init__(self, agents: Agents, *, name: str) -> None:
+        self._agents = agents
         self._ready = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._keeper: AgentKeeper | None = None
@@ -115,20 +135,20 @@ class AgentThread:
 
     async def _keep(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._keeper = AgentKeeper(self._make_agent)
+        self._keeper = AgentKeeper(self._agents)
         self._ready.set()
         await self._keeper.run()
 
 
-def agent_maker(
+def agents_for(
     path: str | os.PathLike[str],
     broker: str | None,
     *,
     device: str | None,
     tables: Sequence[str],
     settings: Mapping[str, object],
-) -> Callable[[], Runnable] | None:
-    """What makes the agent of a file, None without a broker.
+) -> OwnAgents | None:
+    """What runs the agent of a file, None without a broker.
 
     Raises:
         SettingError: a setting is unknown or wrong, or is one of the agent's and there is no broker.
@@ -138,13 +158,12 @@ def agent_maker(
             raise SettingError("settings of the agent are given without a broker", hint="give a broker as well")
         return None
     # Imported here, as programs that use the file alone need no MQTT.
-    from tidewire_agent.runtime import Agent  # noqa: PLC0415
+    from tidewire_agent.datasync_own import OwnAgents  # noqa: PLC0415
     from tidewire_agent.settings import AgentSettings  # noqa: PLC0415
-    from tidewire_agent.tables import KV_TABLE  # noqa: PLC0415
 
     if isinstance(tables, str):
         raise SettingError(f"tables={tables!r} is one text", hint="give a list of names")
     chosen = AgentSettings.of(
         db=Path(path).absolute(), device=device, broker=broker, tables=(KV_TABLE, *tables), **settings
     )
-    return lambda: Agent(chosen)
+    return OwnAgents(chosen)

@@ -9,14 +9,18 @@ Each wait is an object whose `done(connection)` is one look; who calls it, and h
 
 from __future__ import annotations
 
+import json
 import secrets
 import sqlite3
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from tidewire_agent.datasync_errors import SyncTimeout
+from tidewire_agent.errors import OtherDevice
 from tidewire_agent.lock import read_status
+from tidewire_schemas.names import fold
 
 # One statement, so that all numbers are of one snapshot.
 _SENDING: Final = """
@@ -34,7 +38,17 @@ _AGENT_WAS_HERE: Final = """
 """
 
 _STATES: Final = """
-    SELECT max(name = 'tidewire_kv'), max(state = 'taking'), max(state = 'offering') FROM tidewire_table
+    SELECT
+        max(name = 'tidewire_kv'),
+        max(state = 'taking' OR cursor_seq IS NOT NULL),
+        max(state IN ('taking', 'offering'))
+    FROM tidewire_table WHERE state <> 'missing'
+"""
+
+_ASKED_FOR: Final = """
+    SELECT
+        (SELECT value FROM tidewire_meta WHERE name = 'device'),
+        (SELECT value FROM tidewire_meta WHERE name = 'wanted')
 """
 
 _ASK: Final = """
@@ -75,8 +89,8 @@ class TableStates(NamedTuple):
 
     attached: bool
     """`tidewire_kv` is captured: writes from now on are on their way."""
-    taking: bool
-    """Some table still takes the hub's rows."""
+    behind: bool
+    """Some table, attached of late, does not yet hold the hub's rows up to the checkpoint."""
     offering: bool
     """Some table's rows from before it was attached are not all sealed yet."""
 
@@ -93,11 +107,29 @@ class _Sending(NamedTuple):
 
 
 class AttachWait:
-    """Until an agent captures what is written here."""
+    """Until an agent of this device captures what is written here.
+
+    Args:
+        device: its name, None for the one that the file remembers.
+        wanted: what it was asked to sync. What of it cannot be synced does not keep us waiting: see its status.
+    """
+
+    def __init__(self, device: str | None, wanted: Iterable[str]) -> None:
+        self._device = device
+        self._wanted = {fold(name) for name in wanted}
 
     def done(self, connection: sqlite3.Connection) -> bool:
-        """Look once."""
-        return table_states(connection).attached
+        """Look once.
+
+        Raises:
+            OtherDevice: the file belongs to a device of another name.
+        """
+        if not table_states(connection).attached:
+            return False
+        device, wanted = connection.execute(_ASKED_FOR).fetchone()
+        if self._device not in (None, device):
+            raise OtherDevice(f"this database belongs to device {device!r}, not {self._device!r}")
+        return self._wanted <= {fold(name) for name in json.loads(wanted or "[]")}
 
     def forget(self, connection: sqlite3.Connection) -> None:
         """Nothing was written."""
@@ -119,7 +151,7 @@ class FlushWait:
         if self._mark is None:
             self._mark = now
         # Rows that were there before their table was attached are sealed while it is offering them.
-        if self._goal is None and not (tables.taking or tables.offering) and _sealed(self._mark, now):
+        if self._goal is None and not tables.offering and _sealed(self._mark, now):
             self._goal = (now.incarnation, now.next_batch - 1)
         if self._goal is None:
             return False
@@ -156,7 +188,7 @@ class FreshWait:
             return False
         answer, applied = row
         # The rows of a table just attached come after the checkpoint has passed them.
-        return answer is not None and applied is not None and applied >= answer and not tables.taking
+        return answer is not None and applied is not None and applied >= answer and not tables.behind
 
     def forget(self, connection: sqlite3.Connection) -> None:
         """Take the question back."""
@@ -168,7 +200,7 @@ class FreshWait:
 def table_states(connection: sqlite3.Connection) -> TableStates:
     """How far the tables of this file are on their way into the sync."""
     if connection.execute(_AGENT_WAS_HERE).fetchone() is None:
-        return TableStates(attached=False, taking=False, offering=False)
+        return TableStates(attached=False, behind=False, offering=False)
     return TableStates(*map(bool, connection.execute(_STATES).fetchone()))
 
 

@@ -47,15 +47,27 @@ def path(tmp_path: Path) -> Path:
         return path
 
 
-def _maker(path: Path, name: str, running: list[str]) -> Callable[[], LockOnly]:
-    return lambda: LockOnly(path, name, running)
+class LockOnlyAgents:
+    """Where they come from."""
+
+    def __init__(self, make: Callable[[], LockOnly]) -> None:
+        self.make = make
+        self.joined = 0
+
+    def join(self) -> bool:
+        self.joined += 1
+        return self.joined == 2
+
+
+def _agents(path: Path, name: str, running: list[str]) -> LockOnlyAgents:
+    return LockOnlyAgents(lambda: LockOnly(path, name, running))
 
 
 def test_of_two_keepers_in_one_process_one_runs_and_the_other_takes_over(path: Path) -> None:
     running: list[str] = []
-    first = AgentThread(_maker(path, "first", running), name="first")
+    first = AgentThread(_agents(path, "first", running), name="first")
     wait_for(lambda: running == ["first"])
-    second = AgentThread(_maker(path, "second", running), name="second")
+    second = AgentThread(_agents(path, "second", running), name="second")
     assert second.problem is None
     first.stop()
     wait_for(lambda: running == ["second"])
@@ -66,7 +78,7 @@ def test_of_two_keepers_in_one_process_one_runs_and_the_other_takes_over(path: P
 async def test_a_keeper_that_is_stopped_while_it_waits_never_runs(path: Path) -> None:
     running: list[str] = []
     with AgentLock.acquire(path):
-        keeper = AgentKeeper(_maker(path, "late", running))
+        keeper = AgentKeeper(_agents(path, "late", running))
         keeping = asyncio.create_task(keeper.run())
         await asyncio.sleep(0)
         await keeper.stop()
@@ -84,7 +96,7 @@ async def test_an_agent_that_fails_is_started_again_and_its_problem_is_kept_unti
                 raise failures.pop()
             await super().run()
 
-    keeper = AgentKeeper(lambda: Failing(path, "third", running))
+    keeper = AgentKeeper(LockOnlyAgents(lambda: Failing(path, "third", running)))
     keeping = asyncio.create_task(keeper.run())
     await wait_for_async(lambda: isinstance(keeper.problem, SettingError))
     await wait_for_async(lambda: isinstance(keeper.problem, OSError))
@@ -92,6 +104,29 @@ async def test_an_agent_that_fails_is_started_again_and_its_problem_is_kept_unti
     assert keeper.problem is None
     await keeper.stop()
     await asyncio.wait_for(keeping, 5)
+
+
+async def test_the_agent_that_runs_already_is_joined_once_it_can_be(path: Path) -> None:
+    running: list[str] = []
+    agents = _agents(path, "second", running)
+    with AgentLock.acquire(path):
+        keeper = AgentKeeper(agents)
+        keeping = asyncio.create_task(keeper.run())
+        await wait_for_async(lambda: agents.joined == 2)
+    await wait_for_async(lambda: running == ["second"])
+    await keeper.stop()
+    await asyncio.wait_for(keeping, 5)
+    assert agents.joined == 2
+
+
+def test_tables_are_synced_although_an_agent_without_them_runs_already(path: Path) -> None:
+    with DataSync(path) as sync, sync.connection as connection:
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY)")
+    with DataSync(path, device="till-7", broker=NOBODY) as first, DataSync(path, broker=NOBODY, tables=["orders"]):
+        names = first.connection.execute("SELECT name FROM tidewire_table ORDER BY name").fetchall()
+        assert names == [("orders",), ("tidewire_kv",)]
+        with pytest.raises(OtherDevice):
+            DataSync(path, device="till-8", broker=NOBODY, tables=["orders"])
 
 
 def test_no_thread_is_left_behind(path: Path) -> None:
@@ -106,7 +141,7 @@ def test_opening_with_a_broker_returns_when_writes_are_captured_also_without_a_n
         sync.update("k", 1)
         pending = "SELECT (SELECT count(*) FROM tidewire_change) + (SELECT count(*) FROM tidewire_batch)"
         assert sync.connection.execute(pending).fetchone() == (1,)
-        status = sync.status
+        status = wait_for(lambda: sync.status)
         assert status is not None
         assert status.device == "till-7"
     status = sync.status
