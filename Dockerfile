@@ -42,7 +42,8 @@ FROM ${PYTHON} AS base
 RUN groupadd --gid 10001 tidewire \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin tidewire \
     && install -d -o 10001 -g 10001 -m 700 /data
-ENV PATH=/opt/tidewire/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# Temporary files, of SQLite too, may grow with the data: they go to its volume, /tmp is small.
+ENV PATH=/opt/tidewire/bin:$PATH TMPDIR=/data PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 WORKDIR /data
 
 # ── the agent ──────────────────────────────────────────────────────────────────────────────────────────────────────
