@@ -218,7 +218,7 @@ def test_no_module_is_longer_than_one_can_read() -> None:
     assert {name: lines for name, lines in lengths.items() if lines > LINES_MAX} == {}
 
 
-HOSTS: Final = re.compile(r"pypi\.(?:org|python)|pythonhosted\.org|registry\.npm|index-url|proxy\.golang|artifactory")
+HOSTS: Final = re.compile(r"pypi\.(?:org|python)|pythonhosted\.org|registry\.npm|proxy\.golang|artifactory")
 MACHINE_PATHS: Final = re.compile(r"(?<![\w.~$}/])/(?:work|root|home|Users|private)/\w")
 
 
