@@ -147,6 +147,7 @@ class Engine:
         )
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._say_tables(), name="tables")
                 tasks.create_task(watch.run(), name="watch")
                 tasks.create_task(self._seal_loop(), name="seal")
                 tasks.create_task(self._hub_loop(), name="hub")
@@ -246,6 +247,7 @@ class Engine:
             # The app finds its database locked for no more than this share of time.
             not_before = began + sealed.outcome.lock_s / self._settings.lock_share_max
             if sealed.shapes_changed:
+                await self._say_tables()
                 await self._reintroduce()
             self._perform(self.session.sealed(sealed.last, self._loop.time()))
             if sealed.questions:
@@ -276,6 +278,7 @@ class Engine:
             applied, position, shapes_changed = await self._patiently(partial(self._database.run, _apply, page))
             self._troubles.clear("log_diverged")
             if shapes_changed:
+                await self._say_tables()
                 await self._reintroduce()
             if applied.refused or applied.parked:
                 _log.info("entry %d: %d refused, %d parked", position.seq, applied.refused, applied.parked)
@@ -288,6 +291,13 @@ class Engine:
             position = self.session.position
         self._perform(self.session.applied(position, self._loop.time()))
         self.wake()  # seeds, once a table has been brought up
+
+    async def _say_tables(self) -> None:
+        problems = await self._database.run(EdgeStore.problems)
+        if problems:
+            self._troubles.say(Trouble("tables_not_synced", "; ".join(problems), "the other tables are synced"))
+        else:
+            self._troubles.clear("tables_not_synced")
 
     async def _reintroduce(self) -> None:
         standing = await self._database.run(read_standing)

@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from tidewire_agent.database import Database
-from tidewire_agent.effects import Trouble
 from tidewire_agent.engine import Engine, read_standing
 from tidewire_agent.errors import DatabaseMissing, DeviceNeeded
 from tidewire_agent.inbox import Inbox
@@ -189,10 +188,7 @@ class Agent:
                 return EdgeStore.open(settings.db, device=host_device_name(), settings=settings.store_settings())
 
         self._database = await Database.open(opener)
-        reports = await self._database.run(EdgeStore.attach, settings.tables, all_tables=settings.all_tables)
-        refused = [f"{report.table}: {report.reason}" for report in reports if not report.attached]
-        if refused:
-            self._troubles.say(Trouble("tables_not_synced", "; ".join(refused), "the other tables are synced"))
+        await self._database.run(EdgeStore.attach, settings.tables, all_tables=settings.all_tables)
         standing = await self._database.run(read_standing)
         device = await self._database.run(lambda store: store.device)
         return standing, device

@@ -1,0 +1,91 @@
+"""What the commands share: settings for a few names, an open store, an open `DataSync`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+import click
+
+from tidewire_agent.datasync import DataSync
+from tidewire_agent.settings import ENV_PREFIX, AgentSettings, host_device_name
+from tidewire_agent.store import EdgeStore
+from tidewire_link.command_line import EXIT_CODES_HELP, load_settings, settings_options
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+EPILOG: Final = EXIT_CODES_HELP
+
+
+def database_options(*more: str) -> Callable[[Decorated], Decorated]:
+    """`--config`, `--db` and the other named settings."""
+    return settings_options(AgentSettings, "db", *more)
+
+
+def settings_of(options: dict[str, Any]) -> AgentSettings:
+    """The settings of a command that took `database_options`."""
+    return load_settings(AgentSettings, options, options.pop("config"), ENV_PREFIX)
+
+
+@contextmanager
+def open_store(settings: AgentSettings, *, new: bool = False) -> Iterator[EdgeStore]:
+    """The database's store, beside a running agent or without one.
+
+    Args:
+        new: a database that no agent has used yet is taken, and is given the host's name if none was given.
+
+    Raises:
+        DatabaseError, SettingError: it cannot be used.
+    """
+    device = settings.device
+    if new and device is None and not known_to_tidewire(settings):
+        device = host_device_name()
+    store = EdgeStore.open(settings.db, device=device, settings=settings.store_settings())
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def known_to_tidewire(settings: AgentSettings) -> bool:
+    """Whether an agent has used this database; looks without changing it.
+
+    Raises:
+        DatabaseMissing, DatabaseNotUsable: it cannot be looked at.
+    """
+    import sqlite3  # noqa: PLC0415
+
+    from tidewire_agent.errors import DatabaseMissing, from_sqlite  # noqa: PLC0415
+
+    if not settings.db.exists():
+        raise DatabaseMissing(f"there is no database {settings.db}")
+    try:
+        connection = sqlite3.connect(f"{settings.db.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'tidewire_meta'").fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise from_sqlite(error) from error
+    return found is not None
+
+
+@contextmanager
+def open_keys(options: dict[str, Any]) -> Iterator[DataSync]:
+    """The keys of the database, through the file alone."""
+    with DataSync(settings_of(options).db) as sync:
+        yield sync
+
+
+def confirm_flush(sync: DataSync, flush: float | None) -> None:
+    """Wait until the hub has all writes, if that was asked for."""
+    if flush is not None:
+        sync.flush(flush)
+
+
+def flush_option(command: Decorated) -> Decorated:
+    """`--flush SECONDS`; the command receives `flush`."""
+    return click.option(
+        "--flush", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait so long until the hub has it, durably."
+    )(command)

@@ -1,0 +1,105 @@
+"""`tidewire-agent status` and `log`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewire, open_store, settings_of
+from tidewire_agent.lock import read_status
+from tidewire_agent.settings import AgentSettings
+from tidewire_agent.status import AgentStatus
+from tidewire_link.command_line import json_option, print_records, time_text
+
+
+@click.command(epilog=EPILOG)
+@database_options()
+@json_option
+def status(as_json: bool, **options: Any) -> None:
+    """Say how the agent and its database are: state, position in the log, what waits, what is wrong.
+
+    States: live, catching_up, handshaking, offline (no broker), halted (a person must decide), starting, stopped,
+    not_running (it ended without saying so), never_run.
+    """
+    settings = settings_of(options)
+    document = _document(settings)
+    if as_json:
+        click.echo(json.dumps(document, ensure_ascii=False, separators=(",", ":")))
+        return
+    for line in _lines(document):
+        click.echo(line)
+
+
+@click.command(epilog=EPILOG)
+@database_options()
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
+@json_option
+def log(limit: int, as_json: bool, **options: Any) -> None:
+    """List the batches of this device that are kept, the newest first."""
+    settings = settings_of(options)
+    if not known_to_tidewire(settings):
+        print_records([], (), as_json=as_json, empty="no agent has used this database yet")
+        return
+    with open_store(settings) as store:
+        kept = store.kept_log(limit)
+    records = [
+        {
+            "batch": batch.batch,
+            "in_log": batch.released,
+            "sealed_at": batch.sealed_at if as_json else time_text(batch.sealed_at),
+            "bytes": batch.bytes,
+            "digest": batch.digest,
+        }
+        for batch in kept
+    ]
+    print_records(
+        records, ("batch", "in_log", "sealed_at", "bytes", "digest"), as_json=as_json, empty="no batches are kept"
+    )
+
+
+def _document(settings: AgentSettings) -> dict[str, Any]:
+    """The agent's own document, with what the file says now where the agent does not run."""
+    known = known_to_tidewire(settings)
+    told = read_status(settings.db)
+    if told is not None and told.state not in ("stopped", "not_running"):
+        return _plain(told)
+    document: dict[str, Any] = _plain(told) if told else {"state": "never_run", "problems": []}
+    if known:
+        with open_store(settings) as store:
+            document |= {"device": store.device, "incarnation": store.incarnation, "log": store.log_id}
+            document |= {"position": list(store.checkpoint), **store.backlog()._asdict()}
+            document["tables"] = [shape.name for shape in store.shapes()]
+    return document
+
+
+def _plain(told: AgentStatus) -> dict[str, Any]:
+    plain: dict[str, Any] = told.model_dump(mode="json")
+    return plain
+
+
+def _lines(document: dict[str, Any]) -> list[str]:
+    since = f" since {time_text(document['since'])} UTC" if document.get("since") else ""
+    pid = f" (process {document['pid']})" if document.get("pid") and document["state"] != "stopped" else ""
+    lines = [f"{document['state'].replace('_', ' ')}{since}{pid}"]
+    if document.get("device"):
+        where = f", stream {document['stream']} at {document['broker']}" if document.get("broker") else ""
+        lines.append(f"device {document['device']}{where}")
+    if document.get("position") is not None:
+        heard = f" of {document['heard']} heard" if document.get("heard") else ""
+        lines.append(f"applied entry {document['position'][1]}{heard} (epoch {document['position'][0]})")
+    if document.get("changes") is not None:
+        lines.append(
+            f"waiting: {document['changes']} changes, {document['batches']} batches ({document['batch_bytes']} bytes), "
+            f"the oldest sealed at {time_text(document['oldest_sealed_at'])}"
+        )
+        lines.append(f"{document['dead_letters']} dead letters, {document['parked']} parked rows")
+    if document.get("rejected_count"):
+        last = document["rejected"][-1]
+        lines.append(f"{document['rejected_count']} messages set aside, the last on {last['topic']}: {last['reason']}")
+    for problem in document["problems"]:
+        lines.append(f"problem {problem['code']}: {problem['message']}")
+        if problem["hint"]:
+            lines.append(f"  hint: {problem['hint']}")
+    return lines
