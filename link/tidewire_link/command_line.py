@@ -86,9 +86,11 @@ def settings_options(model: type[BaseModel], *names: str) -> Callable[[Decorated
     """
 
     def decorate(command: Decorated) -> Decorated:
-        fields = [(name, field) for name, field in model.model_fields.items() if not names or name in names]
+        own = model.__annotations__  # what is particular to this model stands first in the help
+        fields = sorted(model.model_fields.items(), key=lambda item: item[0] not in own)
         for name, field in reversed(fields):
-            command = _option(name, field)(command)
+            if not names or name in names:
+                command = _option(name, field)(command)
         config = click.option(
             "--config",
             CONFIG_OPTION,
