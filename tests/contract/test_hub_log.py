@@ -1,0 +1,265 @@
+"""What every `HubLog` does. A new backend joins `BACKENDS` and must pass all of it."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tidewire_hub.database import StorageDamaged, StorageFailed
+from tidewire_hub.log.memory import MemoryLog
+from tidewire_hub.log.port import EntriesTrimmed, HubLog, LogOutOfStep, StaleLeader, StoredEntry
+from tidewire_hub.log.sqlite import SqliteLog
+from tidewire_schemas.errors import DatabaseError
+from tidewire_schemas.positions import START, Epoch, Position, Seq
+
+BACKENDS: dict[str, Callable[[Path], HubLog]] = {
+    "memory": lambda path: MemoryLog("ab" * 16),
+    "sqlite": lambda path: SqliteLog.open(path / "log.db"),
+}
+
+
+@pytest.fixture(params=list(BACKENDS))
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[HubLog]:
+    backend = BACKENDS[request.param](tmp_path)
+    yield backend
+    backend.close()
+
+
+def entries(epoch: int, first: int, last: int) -> list[StoredEntry]:
+    return [StoredEntry(Position(epoch, seq), b'{"seq":%d}' % seq) for seq in range(first, last + 1)]
+
+
+def read_all(log: HubLog, after: int = 0) -> list[StoredEntry]:
+    return log.read(Seq(after), bytes_max=10**9, entries_max=10**6)
+
+
+def test_a_new_log_is_empty_and_nobody_leads_it(log: HubLog) -> None:
+    assert len(log.log_id) == 32
+    assert (log.head(), log.oldest(), log.epoch()) == (START, 1, 0)
+    assert read_all(log) == []
+
+
+def test_entries_come_back_byte_for_byte_in_order(log: HubLog) -> None:
+    stored = [
+        StoredEntry(Position(5, 1), b'{"text":"\xc3\xa9\\u0000"}', b'[{"a":1}]'),
+        StoredEntry(Position(5, 2), b'{"x":  1.50}'),
+    ]
+    log.acquire(Epoch(5))
+    log.append(Epoch(5), Seq(0), stored[:1])
+    log.append(Epoch(5), Seq(1), stored[1:])
+    assert read_all(log) == stored
+    assert log.head() == Position(5, 2)
+
+
+def test_a_page_ends_at_the_count_or_at_the_bytes_but_holds_at_least_one_entry(log: HubLog) -> None:
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), entries(1, 1, 9))
+    size = len(b'{"seq":1}')
+    assert [e.position.seq for e in log.read(Seq(2), bytes_max=10**6, entries_max=3)] == [3, 4, 5]
+    assert [e.position.seq for e in log.read(Seq(2), bytes_max=2 * size, entries_max=9)] == [3, 4]
+    assert [e.position.seq for e in log.read(Seq(2), bytes_max=1, entries_max=9)] == [3]
+    assert log.read(Seq(9), bytes_max=10**6, entries_max=9) == []
+
+
+def test_a_position_is_known_exactly_for_the_entries_there_are(log: HubLog) -> None:
+    log.acquire(Epoch(3))
+    log.append(Epoch(3), Seq(0), entries(3, 1, 2))
+    log.acquire(Epoch(4))
+    log.append(Epoch(4), Seq(2), entries(4, 3, 3))
+    assert [log.position_at(Seq(seq)) for seq in range(5)] == [
+        START,
+        Position(3, 1),
+        Position(3, 2),
+        Position(4, 3),
+        None,
+    ]
+
+
+def test_leadership_is_only_acquired_with_a_later_epoch(log: HubLog) -> None:
+    log.acquire(Epoch(10))
+    for epoch in (9, 10):
+        with pytest.raises(StaleLeader):
+            log.acquire(Epoch(epoch))
+    assert log.epoch() == 10
+
+
+def test_a_stale_leader_stores_nothing(log: HubLog) -> None:
+    """Guarantee 8."""
+    log.acquire(Epoch(10))
+    log.append(Epoch(10), Seq(0), entries(10, 1, 1))
+    log.acquire(Epoch(11))
+    with pytest.raises(StaleLeader):
+        log.append(Epoch(10), Seq(1), entries(10, 2, 2))
+    log.append(Epoch(11), Seq(1), entries(11, 2, 2))
+    assert [e.position for e in read_all(log)] == [(10, 1), (11, 2)]
+
+
+def test_nobody_appends_before_leadership_was_acquired(log: HubLog) -> None:
+    """Guarantee 8."""
+    with pytest.raises(StaleLeader):
+        log.append(Epoch(0), Seq(0), entries(0, 1, 1))
+    assert log.head() == START
+
+
+def test_an_append_that_would_leave_a_gap_or_number_twice_stores_nothing(log: HubLog) -> None:
+    """Guarantee 2."""
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), entries(1, 1, 3))
+    for after, first, last in ((2, 3, 4), (4, 5, 6), (3, 5, 6)):
+        with pytest.raises(LogOutOfStep):
+            log.append(Epoch(1), Seq(after), entries(1, first, last))
+    gap = [*entries(1, 4, 4), *entries(1, 6, 6)]
+    with pytest.raises(LogOutOfStep):
+        log.append(Epoch(1), Seq(3), gap)
+    assert log.head() == Position(1, 3)
+
+
+def test_trimming_removes_the_oldest_and_reading_over_the_hole_is_an_error(log: HubLog) -> None:
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), entries(1, 1, 5))
+    assert log.trim(Seq(3)) == 2
+    assert log.trim(Seq(3)) == 0
+    assert (log.oldest(), log.head(), log.position_at(Seq(2))) == (3, Position(1, 5), None)
+    with pytest.raises(EntriesTrimmed) as error:
+        read_all(log, after=1)
+    assert error.value.oldest == 3
+    assert [e.position.seq for e in read_all(log, after=2)] == [3, 4, 5]
+
+
+def test_trimming_never_removes_the_head(log: HubLog) -> None:
+    assert log.trim(Seq(9)) == 0
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), entries(1, 1, 5))
+    assert log.trim(Seq(99)) == 4
+    assert (log.oldest(), log.head()) == (5, Position(1, 5))
+    log.append(Epoch(1), Seq(5), entries(1, 6, 6))
+    assert log.head() == Position(1, 6)
+
+
+def test_a_document_is_the_last_one_stored_under_its_name(log: HubLog) -> None:
+    assert log.load_document("catalogue") is None
+    log.save_document("catalogue", b"one")
+    log.save_document("other", b"else")
+    log.save_document("catalogue", b"two")
+    assert log.load_document("catalogue") == b"two"
+
+
+# ── SQLite alone: what only a file can show ───────────────────────────────────────────────────────────────────────
+
+
+def test_everything_is_there_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    log = SqliteLog.open(tmp_path / "log.db")
+    log.acquire(Epoch(7))
+    log.append(Epoch(7), Seq(0), entries(7, 1, 2))
+    log.save_document("catalogue", b"x")
+    log_id = log.log_id
+    log.close()
+    again = SqliteLog.open(tmp_path / "log.db")
+    assert (again.log_id, again.epoch(), again.head()) == (log_id, 7, Position(7, 2))
+    assert again.load_document("catalogue") == b"x"
+    again.close()
+
+
+def test_two_logs_have_different_ids(tmp_path: Path) -> None:
+    logs = [SqliteLog.open(tmp_path / name) for name in ("a.db", "b.db")]
+    assert logs[0].log_id != logs[1].log_id
+    for log in logs:
+        log.close()
+
+
+def test_two_processes_on_one_file_are_fenced_by_the_epoch(tmp_path: Path) -> None:
+    """Guarantee 8."""
+    old, new = SqliteLog.open(tmp_path / "log.db"), SqliteLog.open(tmp_path / "log.db")
+    old.acquire(Epoch(1))
+    old.append(Epoch(1), Seq(0), entries(1, 1, 1))
+    new.acquire(Epoch(2))
+    with pytest.raises(StaleLeader) as error:
+        old.append(Epoch(1), Seq(1), entries(1, 2, 2))
+    assert (error.value.ours, error.value.stored) == (1, 2)
+    new.append(Epoch(2), Seq(1), entries(2, 2, 2))
+    assert [e.position for e in read_all(old)] == [(1, 1), (2, 2)]
+    old.close()
+    new.close()
+
+
+def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "log.db").write_bytes(b"this is not a database, it only pretends to be one" * 100)
+    with pytest.raises(StorageDamaged, match=r"log\.db"):
+        SqliteLog.open(tmp_path / "log.db")
+
+
+def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match="absent"):
+        SqliteLog.open(tmp_path / "absent" / "log.db")
+
+
+def test_an_append_that_the_disk_refuses_leaves_nothing_and_succeeds_later(tmp_path: Path) -> None:
+    """Guarantee 11: a file size limit of the operating system stands for a disk that takes no more."""
+    log = SqliteLog.open(tmp_path / "log.db")
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), entries(1, 1, 3))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = [StoredEntry(Position(1, 4), b"x" * 4_000_000)]
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        with pytest.raises(DatabaseError) as error:
+            log.append(Epoch(1), Seq(3), big)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.retry
+    assert log.head() == Position(1, 3)
+    log.append(Epoch(1), Seq(3), big)
+    log.close()
+    again = SqliteLog.open(tmp_path / "log.db")
+    assert again.head() == Position(1, 4)
+    again.close()
+
+
+_APPENDER = """
+import sys
+from pathlib import Path
+from tidewire_hub.log.port import StoredEntry
+from tidewire_hub.log.sqlite import SqliteLog
+from tidewire_schemas.positions import Epoch, Position, Seq
+
+log = SqliteLog.open(Path(sys.argv[1]))
+epoch = Epoch(log.epoch() + 1)
+log.acquire(epoch)
+seq = log.head().seq
+while True:
+    group = [StoredEntry(Position(epoch, seq + n), b"%d:" % (seq + n) + b"x" * 3000) for n in (1, 2, 3)]
+    log.append(epoch, Seq(seq), group)
+    seq += 3
+    print(seq, flush=True)
+"""
+
+
+def test_what_an_append_returned_for_survives_kill_9_and_groups_are_whole(tmp_path: Path) -> None:
+    """Guarantees 1 and 2."""
+    path = tmp_path / "log.db"
+    for kill_after in (1, 7, 40, 90):
+        with subprocess.Popen([sys.executable, "-c", _APPENDER, str(path)], stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            acked = 0
+            for _ in range(kill_after):
+                acked = int(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
+            acked = max(
+                [
+                    acked,
+                    *(int(line) for line in process.stdout.read().splitlines(keepends=True) if line.endswith(b"\n")),
+                ]
+            )
+        log = SqliteLog.open(path)
+        stored = read_all(log)
+        assert [entry.position.seq for entry in stored] == list(range(1, len(stored) + 1))
+        assert all(entry.data.startswith(b"%d:" % entry.position.seq) for entry in stored)
+        assert len(stored) >= acked
+        assert len(stored) % 3 == 0
+        log.close()
