@@ -110,8 +110,14 @@ class Applier:
         self._retry_unknown = True
 
     def schema_changed(self) -> None:
-        """Parked cells of unknown columns may fit now."""
+        """Parked cells of unknown columns may fit now: try them."""
         self._retry_unknown = True
+        if self._parked.count:
+            with self._transaction():
+                self._overlaid = self._pending.anything()
+                if self._overlaid:
+                    self._pending.cover()
+                self._retry_parked()
 
     @property
     def replay_from(self) -> Position:
@@ -271,6 +277,7 @@ class Applier:
             return True
         if change.op == "delete":
             self._parked.drop(synced.attached.id, key)
+            self._keep_unsealed(change, overlay)
             rows_of.delete(self._connection, synced.table, change.key)
             return True
         try:
@@ -343,23 +350,21 @@ class Applier:
             local = rows_of.fetch(self._connection, synced.table, change.key)
             if local is not None and (change.op == "delete" or _differs(synced, local, change)):
                 cells = {n: encode(v) for n, v in zip(synced.table.column_names, local, strict=True)}
-                self._dead_letters.add(
-                    [
-                        DeadLetter(
-                            at=_now_ms(),
-                            table=synced.table.name,
-                            op="seed",
-                            key=[encode(value) for value in change.key],
-                            cells=cells,
-                            reason="row_known",
-                            detail="the hub's row was taken when the table was attached",
-                            seq=change.seq,
-                        )
-                    ]
-                )
+                detail = "the hub's row was taken when the table was attached"
+                self._dead_letters.add([_letter(change, "seed", cells, "row_known", detail)])
         self._connection.execute(
             "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", (synced.attached.id, key)
         )
+
+    def _keep_unsealed(self, change: RowChange, overlay: Overlay) -> None:
+        """A delete wins over cells that were written here and not sealed: a letter tells of them, and no batch."""
+        table = change.synced.table
+        local = rows_of.fetch(self._connection, table, change.key) if overlay.unsealed else None
+        if local is None:
+            return
+        cells = {n: encode(v) for n, v in zip(table.column_names, local, strict=True) if fold(n) in overlay.unsealed}
+        self._dead_letters.add([_letter(change, "set", cells, "row_absent", "another device deleted the row")])
+        self._pending.drop_unsealed(change.synced, change.key)
 
     def _overlay(self, synced: Synced, key: bytes) -> Overlay:
         return self._pending.of(synced.attached.id, key) if self._overlaid else NOTHING_PENDING
@@ -500,6 +505,19 @@ def _hub_row(synced: Synced, refusal: Refusal, key: tuple[Value, ...], seq: int)
         return RowChange(synced, "delete", table.key, key, {}, seq)
     cells = {fold(n): v for n, v in zip(refusal.row.columns, refusal.row.values, strict=True)}
     return _from_parked(synced, ParkedRow(synced.attached.id, b"", "put", cells, "", seq))
+
+
+def _letter(change: RowChange, op: str, cells: dict[str, WireValue], reason: str, detail: str) -> DeadLetter:
+    return DeadLetter(
+        at=_now_ms(),
+        table=change.synced.table.name,
+        op=op,
+        key=[encode(value) for value in change.key],
+        cells=cells,
+        reason=reason,
+        detail=detail,
+        seq=change.seq,
+    )
 
 
 def _refused_letter(entry: Entry, refusal: Refusal, cells: dict[str, WireValue]) -> DeadLetter:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tidewire_agent import rows
 from tidewire_agent.catalogue import Catalogue
 from tidewire_agent.meta import Meta
-from tidewire_agent.sql import matches, names, placeholders, quote
 from tidewire_agent.tables import Table
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.values import Value, WireValue, decode, encode
@@ -134,29 +134,25 @@ class DeadLetters:
             raise CannotRetry("its values were not kept", hint="write the row again in the app, then discard this")
         try:
             if letter.op == "delete":
-                where = matches(table.key, "?" * len(key))
-                self._connection.execute(f"DELETE FROM {quote(table.name)} WHERE {where}", key)
-            elif letter.op == "set":
-                self._update(table.name, table.key, key, cells)
-            elif not self._update(table.name, table.key, key, cells):
-                columns = [*table.key, *cells]
-                self._connection.execute(
-                    f"INSERT INTO {quote(table.name)} ({names(columns)}) VALUES ({placeholders(len(columns))})",
-                    [*key, *cells.values()],
-                )
+                rows.delete(self._connection, table, key)
+            else:
+                columns = (*table.key, *(name for name in cells if name not in table.key))
+                values = (*key, *(cells[name] for name in columns[len(key) :]))
+                there = rows.fetch(self._connection, table, key) is not None
+                if letter.op == "set" and not there:
+                    raise CannotRetry(
+                        "the row is gone and only its changed columns were kept",
+                        hint="write the whole row again in the app, then discard this",
+                    )
+                if there and len(columns) > len(key):
+                    rows.set_cells(self._connection, table, columns, values)
+                else:
+                    rows.put(self._connection, table, columns, values)
         except sqlite3.IntegrityError as error:
             raise CannotRetry(
                 f"the table refuses it: {error}", hint="mend the row it clashes with first, or discard this one"
             ) from error
         self._connection.execute("DELETE FROM tidewire_dead WHERE id = ?", (letter_id,))
-
-    def _update(self, table: str, key_columns: Sequence[str], key: Sequence[Any], cells: dict[str, Any]) -> bool:
-        where = matches(key_columns, "?" * len(key))
-        assignments = ", ".join(f"{quote(name)} = ?" for name in cells)
-        cursor = self._connection.execute(
-            f"UPDATE {quote(table)} SET {assignments} WHERE {where}", [*cells.values(), *key]
-        )
-        return cursor.rowcount > 0
 
 
 _SELECT = 'SELECT id, at, "table", op, key, cells, reason, detail, batch, seq FROM tidewire_dead'

@@ -8,6 +8,7 @@
     was there; replaced (INSERT OR REPLACE)     there           put
     was there; deleted, then inserted           there           delete and put, tied: the row was made anew
     was there; deleted, or replaced away        gone            delete
+    was there; updated                          gone            nothing: another device's delete came in between
     only noted as a candidate                   there           nothing
 
 Rows that belong together (both keys of a key change; a row and those it replaced away) get the same tie number.
@@ -62,6 +63,7 @@ class _Net:
     deleted: bool = False
     reborn: bool = False
     whole: bool = False
+    candidate: bool = False
     tie: int = 0
 
 
@@ -105,6 +107,7 @@ class NetChange:
         net.key = row.key
         match row.op:
             case capture.CANDIDATE:
+                net.candidate = True
                 self._candidates.append(key)
                 return
             case capture.INSERTED:
@@ -159,7 +162,7 @@ class NetChange:
 
     def _net_of(self, net: _Net) -> Iterable[Change]:
         if net.row is None:
-            if net.existed:
+            if net.existed and (net.deleted or net.candidate):
                 yield Change("delete", net.key, None, frozenset(), net.base, net.tie)
             return
         if net.reborn:

@@ -14,7 +14,9 @@ from typing import Final, NamedTuple
 from tidewire_agent import capture
 from tidewire_agent.catalogue import Catalogue, Synced
 from tidewire_agent.meta import Meta
-from tidewire_agent.sql import matches, quote
+from tidewire_agent.reading import fetch_all
+from tidewire_agent.rows import key_is
+from tidewire_agent.sql import quote
 from tidewire_schemas.codec import parse_batch
 from tidewire_schemas.names import fold
 from tidewire_schemas.values import Value, decode_row
@@ -42,6 +44,8 @@ class Overlay(NamedTuple):
     whole: bool
     columns: frozenset[str]
     """Folded names, where not the whole row is."""
+    unsealed: frozenset[str] = frozenset()
+    """Those of them that no batch holds yet."""
 
 
 NOTHING_PENDING: Final = Overlay(whole=False, columns=frozenset())
@@ -73,17 +77,34 @@ class Pending:
     def of(self, table_id: int, key: bytes) -> Overlay:
         """What of this row is pending."""
         rows = self._connection.execute(
-            "SELECT cols FROM temp.tidewire_pending WHERE t = ? AND key = ?", (table_id, key)
+            "SELECT batch, cols FROM temp.tidewire_pending WHERE t = ? AND key = ?", (table_id, key)
         ).fetchall()
         if not rows:
             return NOTHING_PENDING
-        if any(cols is None for (cols,) in rows):
+        if any(cols is None for _batch, cols in rows):
             return Overlay(whole=True, columns=frozenset())
-        return Overlay(whole=False, columns=frozenset(name for (cols,) in rows for name in json.loads(cols)))
+        named = [(batch, name) for batch, cols in rows for name in json.loads(cols)]
+        return Overlay(
+            whole=False,
+            columns=frozenset(name for _batch, name in named),
+            unsealed=frozenset(name for batch, name in named if batch == _UNSEALED),
+        )
 
     def release(self, batch: int) -> None:
         """The applied log includes our batches up to this one."""
         self._connection.execute("DELETE FROM temp.tidewire_pending WHERE batch <= ?", (batch,))
+
+    def drop_unsealed(self, synced: Synced, key: tuple[Value, ...]) -> None:
+        """In the caller's transaction: updates of this row that are not sealed are over, as the row is."""
+        where, bound = key_is([f"k{place}" for place in range(len(key))], key)
+        self._connection.execute(
+            f"DELETE FROM tidewire_change WHERE t = ? AND op = ? AND {where}",
+            (synced.attached.id, capture.UPDATED, *bound),
+        )
+        self._connection.execute(
+            "DELETE FROM temp.tidewire_pending WHERE t = ? AND key = ? AND batch = ?",
+            (synced.attached.id, synced.table.key_bytes(key), _UNSEALED),
+        )
 
     def forget(self) -> None:
         """Index anew at the next call: batches were renumbered, or tables attached or changed."""
@@ -123,13 +144,11 @@ class Pending:
             self._connection.execute("DELETE FROM temp.tidewire_pending WHERE batch = ?", (_UNSEALED,))
             self._change = 0
             self._drained = drained
-        changes = self._connection.execute(
-            """
-            SELECT id, t, op, cols, k0, k1, k2, k3, k4, k5, k6, k7 FROM tidewire_change
-            WHERE id > ? ORDER BY id
-            """,
+        changes = fetch_all(
+            self._connection,
+            "SELECT id, t, op, cols, k0, k1, k2, k3, k4, k5, k6, k7 FROM tidewire_change WHERE id > ? ORDER BY id",
             (self._change,),
-        ).fetchall()
+        )
         rows: list[_Row] = []
         for change_id, table_id, op, cols, *key_columns in changes:
             self._change = change_id
@@ -145,7 +164,6 @@ class Pending:
         self._connection.executemany(_ADD, rows)
 
     def _is_there(self, synced: Synced, key: tuple[Value, ...]) -> bool:
-        row = self._connection.execute(
-            f"SELECT 1 FROM {quote(synced.table.name)} WHERE {matches(synced.table.key, '?' * len(key))}", key
-        ).fetchone()
+        where, bound = key_is(synced.table.key, key)
+        row = self._connection.execute(f"SELECT 1 FROM {quote(synced.table.name)} WHERE {where}", bound).fetchone()
         return row is not None

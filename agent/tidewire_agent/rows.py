@@ -64,11 +64,14 @@ def delete(connection: sqlite3.Connection, table: Table, key: Sequence[Value]) -
 
 def fetch(connection: sqlite3.Connection, table: Table, key: Sequence[Value]) -> tuple[Value, ...] | None:
     """One row's stored columns in `table.column_names` order, or None."""
-    where = _where(table.key, _raw_places(key), 0)
-    found = fetch_all(
-        connection, f"SELECT {names(table.column_names)} FROM {quote(table.name)} WHERE {where}", _bound(key)
-    )
+    where, bound = key_is(table.key, key)
+    found = fetch_all(connection, f"SELECT {names(table.column_names)} FROM {quote(table.name)} WHERE {where}", bound)
     return found[0] if found else None
+
+
+def key_is(columns: Sequence[str], key: Sequence[Value]) -> tuple[str, list[Any]]:
+    """A condition that finds the row of a key, and what to bind in it."""
+    return _where(columns, _raw_places(key), 0), list(_bound(key))
 
 
 def local_columns(table: Table, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

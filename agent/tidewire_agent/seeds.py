@@ -14,7 +14,8 @@ from typing import Any, Final, NamedTuple
 from tidewire_agent.catalogue import Catalogue, Synced
 from tidewire_agent.dead_letters import DeadLetter, null_key
 from tidewire_agent.reading import fetch_all, snapshot
-from tidewire_agent.sql import matches, names, quote
+from tidewire_agent.rows import key_is
+from tidewire_agent.sql import names, quote
 from tidewire_schemas.positions import Position
 from tidewire_schemas.values import RawText, Value, decode, encode, encode_row
 
@@ -83,13 +84,10 @@ class Seeds:
         if attached.offered is None:
             return True
         # SQLite itself compares with the last key offered, as the scan did.
-        columns = ", ".join("?" * len(table.key))
+        where, bound = key_is(table.key, key)
+        after, after_bound = _after(synced)
         row = self._connection.execute(
-            f"""
-            SELECT 1 FROM {quote(table.name)}
-            WHERE {matches(table.key, "?" * len(table.key))} AND ({names(table.key)}) > ({columns})
-            """,
-            [*key, *(decode(value) for value in attached.offered)],
+            f"SELECT 1 FROM {quote(table.name)} WHERE {where} {after}", [*bound, *after_bound]
         ).fetchone()
         return row is not None
 
@@ -116,12 +114,8 @@ class Seeds:
         width = len(table.key)
         limit = max(1, self._chunk_bytes // (BYTES_PER_CELL * len(table.column_names)))
         no_null = " AND ".join(f"{quote(column)} IS NOT NULL" for column in table.key)
-        after, parameters, dead = "", list[Value](), list[DeadLetter]()
-        if attached.offered is None:
-            dead = self._rows_without_key(synced, no_null, now_ms)
-        else:
-            after = f"AND ({names(table.key)}) > ({', '.join('?' * width)})"
-            parameters = [decode(value) for value in attached.offered]
+        dead = self._rows_without_key(synced, no_null, now_ms) if attached.offered is None else []
+        after, parameters = _after(synced)
         found = fetch_all(
             self._connection,
             f"""
@@ -159,6 +153,17 @@ class Seeds:
             (synced.attached.id, synced.table.key_bytes(list(key))),
         ).fetchone()
         return row is not None
+
+
+def _after(synced: Synced) -> tuple[str, list[Any]]:
+    """A condition for keys after the last one offered, and what to bind in it."""
+    attached, table = synced
+    if attached.offered is None:
+        return "", []
+    values = [decode(value) for value in attached.offered]
+    places = ", ".join("CAST(? AS TEXT)" if isinstance(value, RawText) else "?" for value in values)
+    bound = [value.data if isinstance(value, RawText) else value for value in values]
+    return f"AND ({names(table.key)}) > ({places})", bound
 
 
 def _size(row: Sequence[Value]) -> int:

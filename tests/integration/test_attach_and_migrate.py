@@ -1,0 +1,222 @@
+"""Attaching tables that hold rows already, and schemas that change under the agent."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.fleet import Edge, Fleet
+from tidewire_agent.store import StoreSettings
+
+NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT)"
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path)
+    yield fleet
+    fleet.close()
+
+
+def test_rows_that_were_there_before_are_offered_in_chunks(fleet: Fleet) -> None:
+    rows = (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) "
+        "INSERT INTO notes SELECT printf('%05d', i), 'body ' || i FROM n"
+    )
+    a = fleet.edge("a", NOTES, rows=rows, settings=StoreSettings(seed_chunk_bytes=8192))
+    b = fleet.edge("b", NOTES)
+    fleet.sync()
+    assert b.rows("SELECT count(*), max(id) FROM notes") == [(3000, "03000")]
+    assert a.store.last_sealed is not None
+    assert a.store.last_sealed.batch > 5
+    fleet.assert_equal()
+
+
+def test_last_months_copy_changes_nothing_for_the_others(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES, rows="INSERT INTO notes VALUES ('1', 'old'), ('2', 'deleted later'), ('3', 'same')")
+    b = fleet.edge("b", NOTES)
+    fleet.sync()
+    a.sql("UPDATE notes SET body = 'new' WHERE id = '1'; DELETE FROM notes WHERE id = '2'")
+    fleet.sync()
+    c = fleet.edge(
+        "c",
+        NOTES,
+        rows="INSERT INTO notes VALUES ('1', 'edited here'), ('2', 'deleted later'), ('3', 'same'), ('4', 'only c')",
+    )
+    fleet.sync()
+    assert a.rows("SELECT * FROM notes ORDER BY id") == [("1", "new"), ("3", "same"), ("4", "only c")]
+    assert c.dead() == [("notes", "row_known", ("1",))]  # '2' is as the log once had it: nothing is lost with it
+    assert c.store.dead(1)[0].cells == {"id": "1", "body": "edited here"}
+    assert b.dead() == []
+    fleet.assert_equal()
+
+
+def test_writes_to_old_rows_before_they_are_offered_are_offered_with_them(fleet: Fleet) -> None:
+    b = fleet.edge("b", NOTES)
+    b.sql("INSERT INTO notes VALUES ('1', 'hub')")
+    fleet.push(b)
+    path = fleet.folder / "a.db"
+    connection = sqlite3.connect(path)
+    connection.executescript(f"{NOTES}; INSERT INTO notes VALUES ('1', 'mine'), ('2', 'mine'), ('3', 'mine')")
+    connection.close()
+    a = Edge(path, "a", tables=["notes"])
+    fleet.edges.append(a)
+    a.sql("UPDATE notes SET body = 'edited'; DELETE FROM notes WHERE id = '3'; INSERT INTO notes VALUES ('4', 'new')")
+    a.seal()
+    fleet.hello(a)
+    fleet.sync()
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [("1", "hub"), ("2", "edited"), ("4", "new")]
+    assert a.dead() == [("notes", "row_known", ("1",))]
+    fleet.assert_equal()
+
+
+def test_a_table_attached_later_is_brought_up_from_the_start_of_the_log(fleet: Fleet) -> None:
+    schema = f"{NOTES}; CREATE TABLE extra (id INTEGER PRIMARY KEY, v TEXT)"
+    a = fleet.edge("a", schema)
+    b = fleet.edge("b", schema, tables=["notes"])
+    a.sql("INSERT INTO notes VALUES ('1', 'x'); INSERT INTO extra VALUES (1, 'one'), (2, 'two')")
+    fleet.sync()
+    checkpoint = b.store.checkpoint
+    b.sql("INSERT INTO extra VALUES (2, 'mine'), (3, 'three')")
+    b.attach("extra")
+    fleet.hello(b)
+    assert b.store.checkpoint == checkpoint
+    fleet.sync()
+    assert b.rows("SELECT * FROM extra") == [(1, "one"), (2, "two"), (3, "three")]
+    assert b.dead() == [("extra", "row_known", (2,))]
+    fleet.assert_equal()
+
+
+def test_detaching_removes_every_trace_and_leaves_the_rows(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES)
+    before = fleet.edge("plain", NOTES, tables=["notes"])
+    a.sql("INSERT INTO notes VALUES ('1', 'x')")
+    fleet.sync([a, before])
+    a.store.detach()
+    names = [name for (name,) in a.rows("SELECT name FROM sqlite_master")]
+    assert not [name for name in names if "tidewire" in name]
+    assert a.rows("SELECT * FROM notes") == [("1", "x")]
+    a.sql("INSERT INTO notes VALUES ('2', 'y')")
+
+
+def test_an_added_column_arrives_and_rows_sent_before_it_is_known_are_completed(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x'), ('2', 'y')")
+    fleet.sync()
+    a.sql("ALTER TABLE notes ADD COLUMN stars INTEGER DEFAULT 3; UPDATE notes SET stars = 5 WHERE id = '1'")
+    a.sql("INSERT INTO notes VALUES ('3', 'z', 1)")
+    fleet.push(a)
+    fleet.pull(b)  # b has no such column yet: its rows go on, the cells wait
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [("1", "x"), ("2", "y"), ("3", "z")]
+    assert b.store.backlog().parked == 2
+    b.sql("UPDATE notes SET body = 'still works' WHERE id = '2'")
+    fleet.push(b)
+    b.sql("ALTER TABLE notes ADD COLUMN stars INTEGER DEFAULT 3")
+    fleet.sync()
+    b.sql("UPDATE notes SET body = 'again' WHERE id = '2'")
+    fleet.sync()
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [("1", "x", 5), ("2", "again", 3), ("3", "z", 1)]
+    fleet.assert_equal()
+
+
+def test_a_rebuilt_table_goes_on_with_only_its_true_differences(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x'), ('2', 'y')")
+    fleet.sync()
+    a.sql(
+        """
+        BEGIN;
+        CREATE TABLE notes_new (id TEXT PRIMARY KEY, body TEXT, extra TEXT);
+        INSERT INTO notes_new SELECT id, upper(body), 'e' || id FROM notes;
+        DROP TABLE notes;
+        ALTER TABLE notes_new RENAME TO notes;
+        COMMIT;
+        INSERT INTO notes VALUES ('3', 'written before the agent looked', NULL);
+        """
+    )
+    fleet.sync()
+    b.sql("ALTER TABLE notes ADD COLUMN extra TEXT")
+    fleet.sync()
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [
+        ("1", "X", "e1"),
+        ("2", "Y", "e2"),
+        ("3", "written before the agent looked", None),
+    ]
+    fleet.assert_equal()
+
+
+def test_a_dropped_table_is_reported_and_deletes_nothing_elsewhere(fleet: Fleet) -> None:
+    schema = f"{NOTES}; CREATE TABLE extra (id INTEGER PRIMARY KEY, v TEXT)"
+    a, b = fleet.edge("a", schema, tables=["notes", "extra"]), fleet.edge("b", schema)
+    a.sql("INSERT INTO notes VALUES ('1', 'x'); INSERT INTO extra VALUES (1, 'one')")
+    fleet.sync()
+    a.sql("DROP TABLE notes; INSERT INTO extra VALUES (2, 'two')")
+    fleet.sync()
+    assert b.rows("SELECT * FROM notes") == [("1", "x")]
+    assert b.rows("SELECT count(*) FROM extra") == [(2,)]
+    assert any("notes" in problem for problem in a.store.problems())
+
+
+def test_a_renamed_table_is_reported_with_what_to_do(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES, tables=["notes"])
+    a.sql("ALTER TABLE notes RENAME TO memos; INSERT INTO memos VALUES ('1', 'x')")
+    a.store.refresh()
+    (problem,) = a.store.problems()
+    assert "renamed to 'memos'" in problem
+    assert "attach 'memos'" in problem
+    a.attach("memos")
+    fleet.hello(a)
+    fleet.sync()
+    assert [digest.rows for digest in fleet.stream.digests() if digest.table == "memos"] == [1]
+
+
+def test_a_renamed_column_goes_on_under_its_new_name(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x')")
+    fleet.sync()
+    a.sql("ALTER TABLE notes RENAME COLUMN body TO text; UPDATE notes SET text = 'renamed'")
+    fleet.sync()
+    (row,) = fleet.stream.rows("notes")
+    assert row["text"] == "renamed"
+
+
+def test_a_table_created_after_attach_is_synced_under_all_tables(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    fleet.sync()
+    for edge in (a, b):
+        edge.sql("CREATE TABLE later (id INTEGER PRIMARY KEY, v TEXT)")
+    a.sql("INSERT INTO later VALUES (1, 'x')")
+    fleet.sync()
+    assert b.rows("SELECT * FROM later") == [(1, "x")]
+    fleet.assert_equal()
+
+
+@pytest.mark.parametrize(
+    ("schema", "table", "reason"),
+    [
+        ("CREATE TABLE t (a, b)", "t", "no PRIMARY KEY"),
+        ("CREATE VIRTUAL TABLE t USING fts5(a)", "t", "virtual table"),
+        ("CREATE TABLE t (id INTEGER PRIMARY KEY, a); CREATE UNIQUE INDEX u ON t (a) WHERE a > 1", "t", "WHERE"),
+        ("CREATE TABLE t (id INTEGER PRIMARY KEY, a); CREATE UNIQUE INDEX u ON t (lower(a))", "t", "expression"),
+        ("CREATE TABLE x (a)", "t", "no such table"),
+    ],
+)
+def test_what_cannot_be_synced_says_why_and_stops_no_other_table(
+    fleet: Fleet, schema: str, table: str, reason: str
+) -> None:
+    a = fleet.edge("a", f"{schema}; {NOTES}", tables=["notes"])
+    (report,) = a.store.attach([table])
+    assert not report.attached
+    assert reason in report.reason
+    a.sql("INSERT INTO notes VALUES ('1', 'x')")
+    assert len(fleet.push(a).entries) == 1
+
+
+def test_a_partial_unique_index_can_be_allowed(fleet: Fleet) -> None:
+    schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, a); CREATE UNIQUE INDEX u ON t (a) WHERE a > 1"
+    a = fleet.edge("a", schema, settings=StoreSettings(allow_unkept_unique=True))
+    a.sql("INSERT INTO t VALUES (1, 5)")
+    assert len(fleet.push(a).entries) == 1

@@ -1,0 +1,161 @@
+"""A hub's stream and several edge stores in one process, joined by plain calls: the real work on real SQLite files.
+
+Nothing here decides anything: a batch goes up when a test says so, a page comes down when a test says so. That makes
+every interleaving of two devices something a test can write down.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tidewire_agent.store import EdgeStore, StoreSettings
+from tidewire_hub.log.memory import MemoryLog
+from tidewire_hub.stream import Commit, Incoming, Stream
+from tidewire_schemas.codec import encode_page, parse
+from tidewire_schemas.messages import Page
+from tidewire_schemas.positions import Position, Seq
+
+NOW_MS = 1_795_390_000_000
+PAGE_BYTES_MAX = 100_000
+
+
+class Edge:
+    """One device: its file, a connection as an app has it, and Tidewire's store."""
+
+    def __init__(
+        self, path: Path, device: str, *, tables: Sequence[str] = (), settings: StoreSettings | None = None
+    ) -> None:
+        self.path = path
+        self.device = device
+        self.app = sqlite3.connect(path, isolation_level=None, timeout=5)
+        self.app.execute("PRAGMA foreign_keys = ON")
+        self.store = EdgeStore.open(path, device=device, settings=settings)
+        self.sent = 0
+        if tables:
+            self.attach(*tables)
+
+    def attach(self, *tables: str) -> None:
+        """Attach tables; each must succeed."""
+        for report in self.store.attach(tables):
+            assert report.attached, report
+
+    def sql(self, script: str) -> None:
+        """Run statements as the app: each commits by itself unless the script says BEGIN."""
+        self.app.executescript(script)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Read as the app."""
+        return self.app.execute(query).fetchall()
+
+    def seal(self) -> None:
+        """Seal all there is."""
+        while self.store.seal(NOW_MS).more:
+            pass
+        self.store.harden()
+
+    def dead(self) -> list[tuple[str, str, tuple[Any, ...]]]:
+        """(table, reason, key) of the dead letters, oldest first."""
+        return [(letter.table, letter.reason, tuple(letter.key)) for letter in reversed(self.store.dead(1000))]
+
+    def close(self) -> None:
+        self.app.close()
+        self.store.close()
+
+
+class Fleet:
+    """A hub and its devices."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.stream = Stream.open(MemoryLog("0" * 31 + "1"), None)
+        self.stream.lead(NOW_MS, 0)
+        self.edges: list[Edge] = []
+        self.commits: list[Commit] = []
+
+    def edge(
+        self,
+        device: str,
+        schema: str = "",
+        *,
+        tables: Sequence[str] = (),
+        rows: str = "",
+        settings: StoreSettings | None = None,
+    ) -> Edge:
+        """A new device: `schema` and `rows` are there before it is attached. Attaches all tables unless told."""
+        path = self.folder / f"{device}.db"
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.executescript(f"PRAGMA journal_mode = WAL; {schema}; {rows}")
+        connection.close()
+        edge = Edge(path, device, settings=settings)
+        if tables:
+            edge.attach(*tables)
+        else:
+            edge.store.attach([], all_tables=True)
+        self.edges.append(edge)
+        self.hello(edge)
+        return edge
+
+    def hello(self, edge: Edge) -> None:
+        """The handshake: shapes up, log and head down."""
+        problems = self.stream.declare(edge.device, edge.store.shapes())
+        assert not problems, problems
+        edge.store.follow(self.stream.log_id, self.stream.epoch, self.stream.head)
+
+    def push(self, edge: Edge) -> Commit:
+        """Seal, and bring all that the log does not have into it."""
+        if edge.store.refresh():
+            self.hello(edge)
+        edge.seal()
+        accepted = self.stream.accepted(edge.device, edge.store.incarnation)
+        batches = edge.store.outbox(accepted.batch if accepted else 0, count_max=100_000, bytes_max=2**40)
+        commit = self.stream.sequence([Incoming(edge.device, batch.payload) for batch in batches], NOW_MS)
+        assert not commit.problems, commit.problems
+        self.commits.append(commit)
+        return commit
+
+    def pull(self, edge: Edge, *, until: int | None = None) -> None:
+        """Apply what the log has, up to an entry."""
+        while (start := edge.store.replay_from) != self.stream.head and (until is None or start.seq < until):
+            edge.store.apply(self.page(start, until=until))
+
+    def page(self, start: Position, *, until: int | None = None) -> Page:
+        """The page that follows a position."""
+        entries = self.stream.read(Seq(start.seq), bytes_max=PAGE_BYTES_MAX, entries_max=1000)
+        wanted = [entry.data for entry in entries if until is None or entry.position.seq <= until]
+        page = parse("log", encode_page(self.stream.log_id, start, wanted), bytes_max=2**30)
+        assert isinstance(page, Page)
+        return page
+
+    def sync(self, edges: Iterable[Edge] | None = None) -> None:
+        """All push and pull until nothing moves any more."""
+        chosen = self.edges if edges is None else list(edges)
+        for _round in range(1000):
+            head = self.stream.head
+            for edge in chosen:
+                self.pull(edge)
+                self.push(edge)
+            for edge in chosen:
+                self.pull(edge)
+            if self.stream.head == head and all(edge.store.replay_from == head for edge in chosen):
+                backlogs = [edge.store.backlog() for edge in chosen]
+                if not any(b.changes or b.batches for b in backlogs):
+                    return
+        raise AssertionError("the fleet did not come to rest")
+
+    def assert_equal(self, *, edges: Iterable[Edge] | None = None) -> None:
+        """Guarantee 7: with nothing pending and equal positions, all edges and the hub hold equal rows."""
+        hub = {digest.table: (digest.rows, digest.digest) for digest in self.stream.digests()}
+        for edge in self.edges if edges is None else edges:
+            position, digests = edge.store.digests()
+            assert position == self.stream.head
+            for table in digests:
+                assert (table.rows, table.digest) == hub.get(table.table, (0, "0" * 32)), (edge.device, table.table)
+            assert edge.store.backlog().parked == 0
+
+    def close(self) -> None:
+        for edge in self.edges:
+            edge.close()
+        self.stream.close()
