@@ -200,8 +200,11 @@ def test_the_settings_that_people_meet_are_found() -> None:
     assert {"AgentSettings", "HubSettings", "BrokerSettings", "StoreSettings"} <= settings_models().keys()
 
 
-MADE_BY_THE_PROGRAM: Final = {"LinkSettings": {"url", "client_id", "will"}}
-"""Fields that no person sets: the programs derive them from `broker`, `device` and `node`."""
+MADE_BY_THE_PROGRAM: Final = {
+    "LinkSettings": {"url", "client_id", "will"},  # from `broker`, `device` and `node`
+    "StreamSettings": {"state_commit_rows"},
+}
+"""Fields that no person sets."""
 
 
 @pytest.mark.parametrize("name", settings_models())
