@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tidewire_hub.effects import Effects
-from tidewire_hub.resolve_ops import RowOp
+from tidewire_hub.resolve_ops import NO_ROW, RowOp
 from tidewire_hub.resolve_view import Cells, View
 from tidewire_schemas.messages import HeldRow, Refusal
 
@@ -37,7 +37,7 @@ def _refusal(op: RowOp, effects: Effects, view: View) -> Refusal:
 
 def _held(op: RowOp, effects: Effects, view: View) -> HeldRow | None:
     """The whole row, NULLs included; None where there is none, or where the batch's key cannot name one."""
-    if op.table is None or not op.values:
+    if op.table is None or op.id == NO_ROW:
         return None
     row = effects.rows.get(op.id) or view.row(op.id)
     cells: Cells | None = None if row is None else row.cells

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tidewire_hub.catalogue import Catalogue
-from tidewire_hub.resolve_ops import RowOp, read_ops
+from tidewire_hub.resolve_ops import NO_ROW, RowOp, read_ops
 from tidewire_hub.resolve_rows import in_phases, judge_rows
 from tidewire_hub.resolve_together import refuse_referencing, refuse_tied
 from tidewire_hub.resolve_unique import refuse_clashes
@@ -47,7 +47,7 @@ class Resolution:
 def resolve(runs: Sequence[Run], device: str, catalogue: Catalogue, view: View) -> Resolution:
     """Judge a batch of `device` against the state."""
     ops = read_ops(runs, catalogue)
-    view.prefetch({op.id for op in ops if op.reason is None})
+    view.prefetch({op.id for op in ops if op.id != NO_ROW})
     phased = in_phases(ops)
     for _ in range(ROUNDS_MAX):
         end = judge_rows(phased, device, view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from tidewire_hub.catalogue import Catalogue, Table
 from tidewire_hub.resolve_view import Cells, RowId, row_id, same
@@ -13,6 +13,10 @@ from tidewire_schemas.keys import apply_affinity
 from tidewire_schemas.messages import Op, RefusalReason, Run
 from tidewire_schemas.names import fold
 from tidewire_schemas.values import WireValue, decode, encode
+
+
+NO_ROW: Final[RowId] = (0, b"")
+"""Names no row: tables are numbered from 1."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,9 +29,9 @@ class RowOp:
     tie: int
     table: Table | None
     id: RowId
-    """(0, b"") while the form is wrong."""
+    """`NO_ROW` where the key cannot be read."""
     values: Mapping[str, WireValue]
-    """What it carries by folded column, after affinity, NULL included; empty while the form is wrong."""
+    """What it carries by folded column, after affinity, NULL included; without what cannot be read."""
     rewritten: bool = False
     """The entry must spell it otherwise than the batch: a value took the column's affinity, or a column was added."""
     reason: RefusalReason | None = None
@@ -63,6 +67,7 @@ class _Plan:
 
     table: Table | None
     names: tuple[str, ...] = ()
+    """Folded columns; empty where the key's are not where they belong."""
     missing: Mapping[str, WireValue] | None = None
     """Columns of a whole row that the run lacks, with their defaults."""
     reason: RefusalReason | None = None
@@ -76,8 +81,8 @@ def read_ops(runs: Sequence[Run], catalogue: Catalogue) -> list[RowOp]:
         plan = _plan(run, catalogue)
         ties = run.ties or (0,) * len(run.rows)
         for wire, tie in zip(run.rows, ties, strict=True):
-            op = RowOp(run, wire, tie, plan.table, (0, b""), {}, reason=plan.reason, detail=plan.detail)
-            if plan.reason is None and plan.table is not None:
+            op = RowOp(run, wire, tie, plan.table, NO_ROW, {}, reason=plan.reason, detail=plan.detail)
+            if plan.names and plan.table is not None:
                 _read_row(op, plan, plan.table)
             ops.append(op)
     return ops
@@ -92,7 +97,8 @@ def _plan(run: Run, catalogue: Catalogue) -> _Plan:
         return _Plan(table, reason="wrong_key", detail=f"the key of {table.shape.name!r} is ({', '.join(table.key)})")
     for name, shown in zip(names, run.columns, strict=True):
         if name not in table.columns:
-            return _Plan(table, reason="unknown_column", detail=f"{table.shape.name!r} has no column {shown!r}")
+            detail = f"{table.shape.name!r} has no column {shown!r}"
+            return _Plan(table, names, reason="unknown_column", detail=detail)
     missing = None
     if run.op in ("put", "seed"):
         missing = {name: table.defaults.get(name) for name in table.columns if name not in names}
@@ -100,22 +106,26 @@ def _plan(run: Run, catalogue: Catalogue) -> _Plan:
 
 
 def _read_row(op: RowOp, plan: _Plan, table: Table) -> None:
+    """Read what can be read: also a row that is refused must say which row the device is to take back."""
     values: dict[str, WireValue] = {}
     for name, wire in zip(plan.names, op.wire, strict=True):
+        column = table.columns.get(name)
+        if column is None:
+            continue
         try:
-            value = encode(apply_affinity(decode(wire), table.columns[name].affinity))
+            value = encode(apply_affinity(decode(wire), column.affinity))
         except ValueNotStorable as error:
-            op.refuse("wrong_value", f"column {table.shown(name)!r}: {error.message}")
-            return
+            op.refuse("wrong_value", f"column {column.name!r}: {error.message}")
+            continue
         if not same(value, wire):
             op.rewritten = True
         values[name] = value
-    key = [values[name] for name in table.key]
-    if None in key:
-        op.refuse("wrong_key", "a key value is NULL")
-        return
     if plan.missing is not None:
         values.update(plan.missing)
         op.rewritten = True
     op.values = values
-    op.id = row_id(table, key)
+    key = [values.get(name) for name in table.key]
+    if None in key:
+        op.refuse("wrong_key", "a key value is NULL")
+    else:
+        op.id = row_id(table, key)

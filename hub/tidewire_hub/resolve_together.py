@@ -30,7 +30,7 @@ def refuse_tied(ops: Sequence[RowOp]) -> bool:
 
 def refuse_referencing(ops: Sequence[RowOp], catalogue: Catalogue, view: View) -> bool:
     """Refuse rows that would reference a refused row, and those that reference them; whether there were any."""
-    refused = deque(op for op in ops if op.reason is not None and _makes_row(op) and op.values)
+    refused = deque(op for op in ops if op.reason is not None and _makes_row(op))
     if not refused:
         return False
     children = _children(ops, catalogue)
