@@ -53,6 +53,8 @@ _READS_PER_TURN: Final = 64
 """Rounds of reading before other tasks of the event loop get their turn."""
 _GOODBYE_S: Final = 1.0
 """Longest time a clean goodbye may take."""
+_SUSPICIOUS_BYTES: Final = 16 * 1024
+"""A message from this size on may be what made a broker hang up."""
 _FAILURE: Final = 128
 """MQTT reason codes from here on are failures."""
 
@@ -60,6 +62,8 @@ _CREDENTIALS = {0x86, 0x87, 0x8C}
 """Bad user name or password, not authorized, bad authentication method."""
 _PROTOCOL = {0x80, 0x81, 0x82, 0x84, 0x9A, 0x9B}
 """Unspecified, malformed packet, protocol error, unsupported version, no retain, QoS not supported."""
+_UNSPECIFIED = 0x80
+"""Also what paho says of any connection that ended."""
 _TAKEN_OVER = 0x8E
 _PACKET_TOO_LARGE = 0x95
 _KEEPALIVE_TIMEOUT = 0x8D
@@ -121,7 +125,7 @@ class MqttConnection:
         self._welcome: asyncio.Future[None] = self._loop.create_future()
         self._client = self._make_client()
         self._socket: BufferedSocket | None = None
-        self._topics: dict[int, str] = {}
+        self._unconfirmed: dict[int, tuple[str, int]] = {}  # number → topic and size
         self._retain_available = True
         self._paused = False
         self._over = False
@@ -253,7 +257,7 @@ class MqttConnection:
         info = self._client.publish(topic, payload, _QOS, retain and self._retain_available)
         if info.rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
             raise LinkError(f"paho refuses the publish to {topic}: {info.rc!r}")
-        self._topics[info.mid] = topic
+        self._unconfirmed[info.mid] = (topic, len(payload))
         return info.mid
 
     def subscribe(self, filters: Sequence[str]) -> int:
@@ -352,8 +356,9 @@ class MqttConnection:
             if self._over:
                 return
             all_out = self._socket.flush()
-        except OSError as error:
-            self._end(ConnectionLost(f"the connection to {self._settings.address} broke: {error}"))
+        except OSError:
+            self._read()  # the broker, or TLS, may have said why before it hung up
+            self._end(self._loss(None))
         except Exception as error:
             self._end_on(error)
         else:
@@ -429,13 +434,8 @@ class MqttConnection:
     def _on_publish(
         self, _client: Client, _userdata: Any, number: int, reason: ReasonCode, _properties: Properties | None
     ) -> None:
-        topic = self._topics.pop(number, "")
-        error: LinkError | None = None
-        if reason.value == _PACKET_TOO_LARGE:
-            error = PayloadTooLarge(f"the broker refuses a message to {topic} for its size", size=0)
-        elif reason.value >= _FAILURE:
-            error = PublishDenied(topic, str(reason))
-        self._handler.published(number, error)
+        topic, _ = self._unconfirmed.pop(number, ("", 0))
+        self._handler.published(number, PublishDenied(topic, str(reason)) if reason.value >= _FAILURE else None)
 
     def _on_subscribe(
         self, _client: Client, _userdata: Any, number: int, reasons: list[ReasonCode], _properties: Properties | None
@@ -470,22 +470,35 @@ class MqttConnection:
         logger.error("the connection to %s failed in an unexpected way", self._settings.address, exc_info=error)
         self._end(ProtocolRefused(f"the connection to {self._settings.address} failed: {error!r}", hint="see the log"))
 
-    def _loss(self, reason: ReasonCode) -> LinkError:
-        """Why paho ended the connection, in our words."""
+    def _loss(self, reason: ReasonCode | None) -> LinkError:
+        """Why the connection ended, from what paho, TLS and the operating system say."""
         address = self._settings.address
+        code = reason.value if reason is not None else None
         cause = self._socket.error if self._socket is not None else None
-        if isinstance(cause, ssl.SSLError):
+        welcomed = self._welcome.done()
+        if isinstance(cause, ssl.SSLError) and not (welcomed and isinstance(cause, ssl.SSLEOFError)):
             return TlsFailed(f"TLS with {address} ended: {cause.reason or cause}")
-        if reason.value in _PROTOCOL and reason.value != 0x80:
-            return ProtocolRefused(f"{address} does not speak MQTT {self.protocol} with us: {reason}")
-        if reason.value == _KEEPALIVE_TIMEOUT:
+        if code == _KEEPALIVE_TIMEOUT:
             return NoAnswer(f"{address} does not answer pings")
-        if not self._welcome.done():
+        if code in _PROTOCOL and code != _UNSPECIFIED:
+            return ProtocolRefused(
+                f"{address} does not speak MQTT {self.protocol} with us: {reason}", hint=self._size_hint()
+            )
+        if not welcomed:
             return BrokerRefused(
-                f"{address} ended the connection before its welcome",
+                f"{address} ended the connection before its welcome: {cause or 'closed by the broker'}",
                 hint="is this an MQTT port, is TLS expected there, does it speak this protocol version? See its log",
             )
-        return ConnectionLost(f"the connection to {address} was lost: {cause or 'closed by the broker'}")
+        return ConnectionLost(
+            f"the connection to {address} was lost: {cause or 'closed by the broker'}", hint=self._size_hint()
+        )
+
+    def _size_hint(self) -> str | None:
+        """Many brokers end the connection when a message is too large for them, without a word."""
+        largest = max((size for _, size in self._unconfirmed.values()), default=0)
+        if largest < _SUSPICIOUS_BYTES:
+            return None
+        return f"a message of {largest} bytes was under way: if this repeats, lower payload_bytes_max"
 
 
 def _connect_error(error: Exception, settings: LinkSettings) -> LinkError:

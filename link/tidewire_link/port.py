@@ -21,6 +21,8 @@ Rules that callers rely on:
   is stuck sees one loss, not a thousand.
 - Nothing that was received is dropped. When `inbound_messages_max` or `inbound_bytes_max` is reached, received messages
   are no longer acknowledged, so that the broker holds the next ones back; if it sends on, the socket is no longer read.
+  In the second case the broker's answers wait too: take events in a task that does not itself wait for a publish or
+  subscribe, or at least not while messages flow.
 """
 
 from __future__ import annotations

@@ -239,8 +239,9 @@ async def test_a_slow_consumer_holds_the_broker_back_and_loses_nothing(bench: Be
         await fast.room()
         last = fast.publish("t", b"%d" % number)
     await asyncio.wait_for(last, PATIENCE_S)
-    await asyncio.wait_for(slow.subscribe(["u"]), PATIENCE_S)  # answers still come through
-    await asyncio.wait_for(slow.publish("v", b""), PATIENCE_S)
+    if bench.protocol == "5":  # the broker keeps to ReceiveMaximum, so its answers still come through
+        await asyncio.wait_for(slow.subscribe(["u"]), PATIENCE_S)
+        await asyncio.wait_for(slow.publish("v", b""), PATIENCE_S)
     got = [int((await expect(slow, Received)).payload) for _ in range(300)]
     assert got == list(range(300))
 
