@@ -58,16 +58,24 @@ class Database(Generic[StoreT]):
     async def open(cls, opener: Callable[[], StoreT]) -> Self:
         """Start the thread and open the store on it; raises what `opener` raises."""
         opened: list[StoreT] = []
+        failed: list[Exception] = []
 
         def connect() -> sqlite3.Connection:
-            opened.append(opener())
+            try:
+                opened.append(opener())
+            except Exception as error:
+                # A connector that raises leaves aiosqlite's thread behind: give it something to close instead.
+                failed.append(error)
+                return sqlite3.connect(":memory:", check_same_thread=False)
             return opened[0].connection
 
-        try:
-            connection = await aiosqlite.Connection(connect, _ROWS_PER_FETCH)
-        except sqlite3.Error as error:
-            raise from_sqlite(error) from error
-        return cls(connection, opened[0])
+        connection = await aiosqlite.Connection(connect, _ROWS_PER_FETCH)
+        if not failed:
+            return cls(connection, opened[0])
+        await connection.close()
+        if isinstance(failed[0], sqlite3.Error):
+            raise from_sqlite(failed[0]) from failed[0]
+        raise failed[0]
 
     async def run(self, function: Callable[Concatenate[StoreT, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run `function(store, …)` on the thread, after all calls that were made before.

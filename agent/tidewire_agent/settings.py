@@ -110,8 +110,8 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     poll_interval_s: float = Field(default=1.0, gt=0, le=3600)
     """How often the database is asked for commits whatever the file watch says: a safety net."""
 
-    stat_interval_s: float = Field(default=0.02, gt=0, le=60)
-    """Without inotify: how often the file is looked at (one system call)."""
+    stat_interval_s: float = Field(default=0.04, gt=0, le=60)
+    """Without inotify: how often the file is looked at. A commit is to be noticed within 50 ms."""
 
     retry_delay_min_s: float = Field(default=0.05, gt=0, le=60)
     """First pause after an error of the database; it doubles with each."""
@@ -181,7 +181,7 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
         """What the database's keeper needs."""
         return StoreSettings(**{name: getattr(self, name) for name in StoreSettings.model_fields})
 
-    def link_settings(self, *, client_id: str, will: Will) -> LinkSettings:
+    def link_settings(self, *, client_id: str, will: Will | None) -> LinkSettings:
         """What the connection needs."""
         return LinkSettings.of(
             url=self.broker,

@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from math import inf
 from pathlib import Path
@@ -90,35 +91,37 @@ class InotifyNotifier:
 
 
 class StatNotifier:
-    """Looks at the file's size and time every `interval_s`: one system call each."""
+    """Looks at the file's size and time every `interval_s`: one system call each.
+
+    On a thread of its own, as a turn of the event loop costs several times as much as the look.
+    """
 
     def __init__(self, path: Path, interval_s: float) -> None:
         self._path = path
         self._interval_s = interval_s
-        self._seen: tuple[int, int, int] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._closed = threading.Event()
 
     def start(self, notify: Callable[[], None]) -> None:
         """Begin to tell."""
         loop = asyncio.get_running_loop()
-        self._seen = self._look()
 
-        def look() -> None:
-            found = self._look()
-            if found != self._seen:
-                self._seen = found
-                notify()
-            self._timer = loop.call_later(self._interval_s, look)
+        def look_on() -> None:
+            seen = self._look()
+            while not self._closed.wait(self._interval_s):
+                found = self._look()
+                if found != seen:
+                    seen = found
+                    with contextlib.suppress(RuntimeError):  # the loop has ended
+                        loop.call_soon_threadsafe(notify)
 
-        self._timer = loop.call_later(self._interval_s, look)
+        threading.Thread(target=look_on, name="tidewire file watch", daemon=True).start()
 
     def renew(self) -> None:
         """Nothing to do: it looks by name."""
 
     def close(self) -> None:
         """Stop."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._closed.set()
 
     def _look(self) -> tuple[int, int, int] | None:
         try:

@@ -14,13 +14,9 @@ from tidewire_agent.runtime import Agent
 from tidewire_agent.settings import ENV_PREFIX, AgentSettings
 from tidewire_link.command_line import load_settings, set_up_logging, settings_options
 
-FIRST = ("db", "device", "broker", "stream", "tables", "all_tables")
-"""These come first in the help; the others in the order of the model."""
-
 
 @click.command(epilog=EPILOG)
-@settings_options(AgentSettings, *FIRST)
-@settings_options(AgentSettings, *(name for name in AgentSettings.model_fields if name not in FIRST))
+@settings_options(AgentSettings)
 def run(**options: Any) -> None:
     """Keep a database in step with its stream, until stopped (Ctrl-C or SIGTERM)."""
     settings = load_settings(AgentSettings, options, options["config"], ENV_PREFIX)

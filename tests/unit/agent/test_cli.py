@@ -1,0 +1,234 @@
+"""The command line without an agent: what each command does to the file, prints, and returns."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tidewire_agent.cli import main
+from tidewire_agent.lock import AgentLock, lock_path
+from tidewire_link.command_line import ExitCode
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "shop.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE orders (id TEXT PRIMARY KEY, total REAL)")
+    connection.execute("CREATE TABLE notes (text)")
+    connection.commit()
+    connection.close()
+    return path
+
+
+def call(*args: str | Path, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args], env=env)
+
+
+def test_help_lists_every_command_and_the_exit_codes() -> None:
+    result = call("--help")
+    assert result.exit_code == 0
+    for name in ("run", "attach", "detach", "put", "get", "delete", "keys", "watch", "status", "log", "dead"):
+        assert f"  {name} " in result.output
+        assert "Exit codes" in call(name, "--help").output
+    assert "5 database or disk" in " ".join(result.output.split())
+
+
+def test_the_version_is_told() -> None:
+    assert call("--version").output.startswith("tidewire-agent, version ")
+
+
+def test_help_does_not_import_the_agent() -> None:
+    script = (
+        "import sys\nfrom tidewire_agent.cli import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "assert not {'paho', 'aiosqlite', 'sqlite3', 'asyncio'} & set(sys.modules), sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL, timeout=30)
+
+
+def test_the_module_runs_as_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tidewire_agent", "--version"], capture_output=True, text=True, check=True, timeout=30
+    )
+    assert done.stdout.startswith("tidewire-agent")
+
+
+def test_attach_says_what_became_of_each_table(database: Path) -> None:
+    result = call("attach", "--db", database, "--device", "till-7", "orders", "notes", "--json")
+    assert result.exit_code == ExitCode.ERROR
+    records = [json.loads(line) for line in result.output.splitlines()]
+    assert [(r["table"], r["attached"]) for r in records] == [("orders", True), ("notes", False)]
+    assert "PRIMARY KEY" in records[1]["reason"]
+
+
+def test_attach_without_a_table_is_wrong_usage(database: Path) -> None:
+    assert call("attach", "--db", database).exit_code == ExitCode.USAGE
+
+
+def test_all_tables_attaches_what_can_be_synced(database: Path) -> None:
+    result = call("attach", "--db", database, "--device", "till-7", "--all-tables")
+    assert "orders" in result.output
+
+
+def test_the_device_is_remembered(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    assert json.loads(call("status", "--db", database, "--json").output)["device"] == "till-7"
+    result = call("attach", "--db", database, "--device", "till-8", "orders")
+    assert result.exit_code == ExitCode.USAGE
+    assert "till-7" in result.output
+
+
+def test_detach_removes_every_trace(database: Path) -> None:
+    before = schema(database)
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    assert schema(database) != before
+    assert call("detach", "--db", database).exit_code == 0
+    assert [row for row in schema(database) if row[0] != "sqlite_sequence"] == before
+    assert not lock_path(database).exists()
+
+
+def test_detach_of_one_table_leaves_the_others(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    assert call("detach", "--db", database, "orders").exit_code == 0
+    assert json.loads(call("status", "--db", database, "--json").output)["tables"] == []
+    assert call("detach", "--db", database, "orders").exit_code == ExitCode.USAGE
+
+
+def test_detach_refuses_to_lose_changes_unless_forced(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    write(database, "INSERT INTO orders VALUES ('o-1', 1.5)")
+    refused = call("detach", "--db", database)
+    assert refused.exit_code == ExitCode.DATABASE
+    assert "--force" in refused.output
+    assert call("detach", "--db", database, "--force").exit_code == 0
+
+
+def test_detach_of_what_was_never_attached_changes_nothing(database: Path) -> None:
+    before = database.read_bytes()
+    assert "no trace" in call("detach", "--db", database).output
+    assert database.read_bytes() == before
+
+
+def test_detach_while_an_agent_runs_is_refused(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    with AgentLock.acquire(database):
+        assert call("detach", "--db", database).exit_code == ExitCode.LOCKED
+
+
+@pytest.mark.parametrize(
+    ("given", "printed"),
+    [('{"on": true}', '{"on":true}'), ("12", "12"), ("on", "on"), ('"12"', "12"), ("null", "null")],
+)
+def test_what_was_put_is_got(database: Path, given: str, printed: str) -> None:
+    assert call("put", "--db", database, "lamp", given).exit_code == 0
+    assert call("get", "--db", database, "lamp").output == printed + "\n"
+
+
+def test_a_text_that_looks_like_json_stays_one_if_told(database: Path) -> None:
+    call("put", "--db", database, "--text", "n", "12")
+    assert json.loads(call("get", "--db", database, "n", "--json").output) == {"key": "n", "value": "12"}
+
+
+def test_a_missing_key_is_exit_code_1(database: Path) -> None:
+    result = call("get", "--db", database, "nothing")
+    assert result.exit_code == ExitCode.ERROR
+    assert "nothing" in result.output
+
+
+def test_keys_are_listed_by_prefix(database: Path) -> None:
+    for key in ("lamp/a", "lamp/b", "door"):
+        call("put", "--db", database, key, "1")
+    assert call("keys", "--db", database, "lamp/").output == "lamp/a\nlamp/b\n"
+    assert call("keys", "--db", database, "lamp/a", "--values").output == "lamp/a\t1\n"
+    assert [json.loads(line) for line in call("keys", "--db", database, "d", "--json").output.splitlines()] == [
+        {"key": "door"}
+    ]
+
+
+def test_delete_removes_keys_and_names_the_missing(database: Path) -> None:
+    call("put", "--db", database, "a", "1")
+    result = call("delete", "--db", database, "a", "b")
+    assert result.exit_code == ExitCode.ERROR
+    assert "'b'" in result.output
+    assert call("keys", "--db", database).output == ""
+
+
+def test_watch_prints_what_is_there_and_ends_by_itself(database: Path) -> None:
+    call("put", "--db", database, "lamp", '"on"')
+    assert call("watch", "--db", database, "--initial", "--timeout", "0.1").output == "lamp\ton\n"
+    line = call("watch", "--db", database, "--initial", "--timeout", "0.1", "--json").output
+    assert json.loads(line) == {"key": "lamp", "deleted": False, "value": "on"}
+
+
+def test_status_of_a_database_that_no_agent_knows_does_not_change_it(database: Path) -> None:
+    before = database.read_bytes()
+    assert call("status", "--db", database).output == "never run\n"
+    assert call("log", "--db", database).output.startswith("no agent")
+    assert database.read_bytes() == before
+
+
+def test_dead_letters_are_listed_and_dropped(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    assert call("dead", "list", "--db", database).output == "no dead letters\n"
+    assert call("dead", "retry", "--db", database, "7").exit_code == ExitCode.USAGE
+    assert call("dead", "discard", "--db", database).exit_code == ExitCode.USAGE
+    assert call("dead", "discard", "--db", database, "--all").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["log"], ["keys"], ["get", "k"], ["attach", "t"], ["detach"], ["dead", "list"], ["run"]]
+)
+def test_a_file_that_is_no_database_is_a_database_error(tmp_path: Path, command: list[str]) -> None:
+    path = tmp_path / "garbage.db"
+    path.write_bytes(b"this is not a database at all, not by far" * 100)
+    result = (
+        call(*command, "--db", path, "--device", "x")
+        if command[0] in ("attach", "run")
+        else call(*command, "--db", path)
+    )
+    assert result.exit_code == ExitCode.DATABASE, result.output
+    assert "error: " in result.output
+
+
+@pytest.mark.parametrize("command", [["status"], ["log"], ["attach", "t"], ["detach"], ["dead", "list"], ["run"]])
+def test_a_missing_database_is_a_database_error_and_is_not_made(tmp_path: Path, command: list[str]) -> None:
+    result = call(*command, "--db", tmp_path / "no.db")
+    assert result.exit_code == ExitCode.DATABASE, result.output
+    assert not (tmp_path / "no.db").exists()
+
+
+def test_an_unknown_setting_in_the_file_is_wrong_usage(tmp_path: Path, database: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text(f'db = "{database}"\ndevise = "x"\n')
+    result = call("run", "--config", config)
+    assert result.exit_code == ExitCode.USAGE
+    assert "did you mean device" in result.output
+
+
+def test_the_environment_is_read(database: Path) -> None:
+    assert call("status", env={"TIDEWIRE_AGENT_DB": str(database)}).output == "never run\n"
+
+
+def test_an_unknown_flag_is_wrong_usage(database: Path) -> None:
+    assert call("run", "--db", database, "--nonsense").exit_code == ExitCode.USAGE
+
+
+def schema(database: Path) -> list[tuple[str, str]]:
+    connection = sqlite3.connect(database)
+    found = connection.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
+    connection.close()
+    return found
+
+
+def write(database: Path, statement: str) -> None:
+    connection = sqlite3.connect(database)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
