@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import subprocess
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -382,3 +383,62 @@ async def test_a_network_that_comes_and_goes_loses_only_what_was_in_flight(
         network.allow()
         await until_connected(links[0])
         await echo(links[0])
+
+
+async def test_an_exception_in_a_callers_callback_is_seen_and_harms_nothing(
+    broker: Mosquitto, links: list[MqttLink]
+) -> None:
+    assert isinstance(await first_event(links, broker.url), Connected)
+    seen: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: seen.append(context))
+
+    def fail(_future: object) -> None:
+        raise RuntimeError("on purpose")
+
+    flying = links[0].publish("t", b"")
+    flying.add_done_callback(fail)
+    await flying
+    await echo(links[0])
+    assert [str(context["exception"]) for context in seen] == ["on purpose"]
+
+
+async def test_an_exception_inside_ends_one_connection_with_an_error_that_is_seen(
+    broker: Mosquitto, links: list[MqttLink], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(await first_event(links, broker.url), Connected)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(links[0], "published", fail)
+        flying = links[0].publish("t", b"")
+        lost = await asyncio.wait_for(links[0].next_event(), PATIENCE_S)
+    assert isinstance(lost, Disconnected)
+    assert "on purpose" in str(lost.reason)
+    assert "on purpose" in caplog.text
+    assert flying.exception() is not None
+    await until_connected(links[0])
+    await echo(links[0])
+
+
+async def test_connections_leave_no_descriptor_and_no_thread_behind(broker: Mosquitto, links: list[MqttLink]) -> None:
+    def descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with TcpProxy(broker.port) as network:
+        assert isinstance(await first_event(links, f"mqtt://127.0.0.1:{broker.port}"), Connected)
+        before = descriptors()
+        for _ in range(10):
+            other = MqttLink(LinkSettings.of(url=network.url, client_id="other", reconnect_delay_min_s=0.01))
+            await other.open()
+            await until_connected(other)
+            network.cut()
+            await until_connected(other)
+            await other.close()
+        network.cut()
+        await wait_for_async(lambda: descriptors() <= before, what="all descriptors are closed")
+        await wait_for_async(
+            lambda: not [one for one in threading.enumerate() if one.name == "tidewire-link-connect"],
+            what="all helper threads have ended",
+        )
