@@ -16,7 +16,7 @@ from tidewire_agent.errors import TableNotSyncable
 from tidewire_agent.sql import literal, quote
 from tidewire_schemas.errors import ValueNotStorable
 from tidewire_schemas.keys import Affinity, Collation, apply_affinity, key_bytes
-from tidewire_schemas.names import fold
+from tidewire_schemas.names import IDENTIFIER_CHARS_MAX, fold
 from tidewire_schemas.shapes import ColumnShape, ForeignKey, TableShape, UniqueSet
 from tidewire_schemas.values import Value, encode
 
@@ -132,6 +132,10 @@ def read_table(connection: sqlite3.Connection, name: str, *, allow_unkept_unique
     if create_sql.lstrip()[:14].upper().startswith("CREATE VIRTUAL"):
         raise TableNotSyncable(name, "it is a virtual table", hint="sync the table behind it")
     info = connection.execute(f"PRAGMA table_xinfo({literal(name)})").fetchall()
+    if not all(map(_can_be_told, (name, *(column[1] for column in info)))):
+        raise TableNotSyncable(
+            name[:80], f"it or a column has a name of 0 or more than {IDENTIFIER_CHARS_MAX} characters"
+        )
     strict = _is_strict(connection, name)
     generated = {fold(column[1]) for column in info if column[6] in (2, 3)}
     columns = tuple(_column(connection, column, strict=strict) for column in info if column[6] == 0)
@@ -249,6 +253,11 @@ def _why_unkept(index: str, parts: list[Any], generated: set[str], *, partial: b
     return None
 
 
+def _can_be_told(name: str) -> bool:
+    """Whether the protocol takes this name of a table or column."""
+    return 1 <= len(name) <= IDENTIFIER_CHARS_MAX
+
+
 def _foreign_keys(connection: sqlite3.Connection, table: str, generated: set[str]) -> tuple[ForeignKey, ...]:
     found: dict[int, list[Any]] = {}
     for row in connection.execute(f"PRAGMA foreign_key_list({literal(table)})").fetchall():
@@ -262,6 +271,10 @@ def _foreign_keys(connection: sqlite3.Connection, table: str, generated: set[str
         if None in references:  # it means the parent's PRIMARY KEY
             info = connection.execute(f"PRAGMA table_xinfo({literal(parent)})").fetchall()
             references = tuple(c[1] for c in sorted((c for c in info if c[5] > 0), key=lambda c: int(c[5])))
-        if len(references) == len(columns) and not generated.intersection(map(fold, columns)):
+        if (
+            len(references) == len(columns)
+            and all(map(_can_be_told, (parent, *references)))
+            and not generated.intersection(map(fold, columns))
+        ):
             result.append(ForeignKey(columns=columns, table=parent, references=references))
     return tuple(sorted(result, key=lambda f: (f.columns, f.table)))

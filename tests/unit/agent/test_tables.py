@@ -112,6 +112,25 @@ def test_tables_that_cannot_be_synced_say_why(connection: sqlite3.Connection, sq
         read_table(connection, "t")
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"CREATE TABLE t (id INTEGER PRIMARY KEY, {'c' * 256})",
+        'CREATE TABLE t (id INTEGER PRIMARY KEY, "")',
+        f"CREATE TABLE t (id INTEGER PRIMARY KEY, {'c' * 256} UNIQUE)",
+    ],
+)
+def test_names_that_the_protocol_does_not_take_are_refused(connection: sqlite3.Connection, sql: str) -> None:
+    connection.execute(sql)
+    with pytest.raises(TableNotSyncable, match="a name of 0 or more than 255 characters"):
+        read_table(connection, "t")
+
+
+def test_a_reference_to_a_table_with_such_a_name_is_left_out(connection: sqlite3.Connection) -> None:
+    connection.execute(f"CREATE TABLE t (id INTEGER PRIMARY KEY, p REFERENCES {'p' * 256} (id))")
+    assert read_table(connection, "t").shape.foreign_keys == ()
+
+
 def test_a_custom_collation_is_refused_unless_allowed(connection: sqlite3.Connection) -> None:
     connection.create_collation("mine", lambda a, b: (a > b) - (a < b))
     connection.executescript(
