@@ -52,6 +52,7 @@ class Mosquitto:
         tls: the listener speaks TLS.
         config: further lines for mosquitto.conf (global options, e.g. ["max_packet_size 20000"]).
         port: a fixed port; a free one when None. It stays the same over restarts.
+        log_messages: log each packet, and each publish that the ACL denied.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Mosquitto:
         tls: BrokerTls | None = None,
         config: Sequence[str] = (),
         port: int | None = None,
+        log_messages: bool = False,
     ) -> None:
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="tidewire-broker-")) if directory is None else directory
@@ -74,6 +76,7 @@ class Mosquitto:
         self.acl = acl
         self.tls = tls
         self.config = list(config)
+        self.log_messages = log_messages
         self._port_is_fixed = port is not None
         self.port = port or _free_port()
         self.websockets_port = _free_port() if websockets else None
@@ -199,7 +202,8 @@ class Mosquitto:
         lines = [
             "per_listener_settings false",
             f"log_dest file {self.directory}/mosquitto.log",
-            "log_type all",
+            *(f"log_type {kind}" for kind in ("error", "warning", "notice", "information")),
+            *(["log_type all"] if self.log_messages else []),
             f"persistence {str(self.persistence).lower()}",
             f"persistence_location {self.store}/",
             f"allow_anonymous {str(self.passwords is None).lower()}",
