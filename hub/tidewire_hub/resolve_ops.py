@@ -14,7 +14,6 @@ from tidewire_schemas.messages import Op, RefusalReason, Run
 from tidewire_schemas.names import fold
 from tidewire_schemas.values import WireValue, decode, encode
 
-
 NO_ROW: Final[RowId] = (0, b"")
 """Names no row: tables are numbered from 1."""
 
