@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from tidewire_schemas.codec import PAYLOAD_BYTES_MAX
+from tidewire_schemas.messages import DeviceState
 from tidewire_schemas.names import TOPIC_NAME_PATTERN
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,19 @@ def test_a_lasting_container_is_watched_and_started_again(name: str) -> None:
     service = SERVICES[name]
     assert service["restart"] == "unless-stopped"
     assert set(service["healthcheck"]) >= {"test", "interval", "timeout", "retries", "start_period"}
+
+
+@pytest.mark.parametrize("name", ["agent-a", "agent-b"])
+def test_an_agent_that_is_out_of_step_is_not_healthy(name: str) -> None:
+    """`status` itself succeeds whatever it has to say."""
+    (_, command) = SERVICES[name]["healthcheck"]["test"]
+    states = re.search(r'"state":"\((.*)\)"', command)
+    assert states is not None
+    assert (
+        set(states[1].split("|"))
+        == {"live", "catching_up"}
+        <= set(get_args(DeviceState.model_fields["state"].annotation))
+    )
 
 
 @pytest.mark.parametrize("name", ONCE)
