@@ -247,3 +247,13 @@ def test_pages_of_the_docs_link_only_to_what_is_there() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
             if "://" not in target and not target.startswith("mailto:"):
                 assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
+
+
+def test_tests_cite_only_guarantees_that_are_on_the_page() -> None:
+    page = (ROOT / "docs/explanation/guarantees.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r"^\*\*(\d+)\. ", page, re.MULTILINE)]
+    assert numbers == list(range(1, 14))
+    for name, text in texts():
+        if name.startswith("tests/"):
+            for cited in re.findall(r"[Gg]uarantees? (\d+)", text):
+                assert int(cited) in numbers, f"{name} cites guarantee {cited}"
