@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar
@@ -61,7 +62,13 @@ class AsyncDataSync:
         **settings: object,
     ) -> None:
         self._agents = agents_for(path, broker, device=device, tables=tables, settings=settings)
-        self._make_file = lambda: DataFile(path, busy_timeout_s=busy_timeout_s, synchronous=synchronous)
+        self._make_file = partial(
+            DataFile,
+            path,
+            busy_timeout_s=busy_timeout_s,
+            synchronous=synchronous,
+            has_agent=self._agents is not None,
+        )
         self._path = Path(path).absolute()
         self._file: DataFile | None = None
         self._connection: aiosqlite.Connection | None = None

@@ -79,7 +79,9 @@ class DataSync:
         **settings: object,
     ) -> None:
         agents = agents_for(path, broker, device=device, tables=tables, settings=settings)
-        self._file = DataFile(path, busy_timeout_s=busy_timeout_s, synchronous=synchronous)
+        self._file = DataFile(
+            path, busy_timeout_s=busy_timeout_s, synchronous=synchronous, has_agent=agents is not None
+        )
         self._watches: weakref.WeakSet[Watch] = weakref.WeakSet()
         self._closing = threading.Event()
         self._agent = AgentThread(agents, name=f"tidewire {self._file.path.name}") if agents else None

@@ -128,7 +128,8 @@ class AgentThread:
         """Stop the agent, and wait until it has ended, at most `STOP_TIMEOUT_S`."""
         if self._thread.is_alive() and self._loop is not None and self._keeper is not None:
             asyncio.run_coroutine_threadsafe(self._keeper.stop(), self._loop)
-            self._thread.join(STOP_TIMEOUT_S)
+            if threading.current_thread() is not self._thread:  # the garbage collector may call from anywhere
+                self._thread.join(STOP_TIMEOUT_S)
 
     def _main(self) -> None:
         asyncio.run(self._keep())
@@ -164,6 +165,6 @@ def agents_for(
     if isinstance(tables, str):
         raise SettingError(f"tables={tables!r} is one text", hint="give a list of names")
     chosen = AgentSettings.of(
-        db=Path(path).absolute(), device=device, broker=broker, tables=(KV_TABLE, *tables), **settings
+        db=Path(path).resolve(), device=device, broker=broker, tables=(KV_TABLE, *tables), **settings
     )
     return OwnAgents(chosen)

@@ -24,6 +24,11 @@ from tidewire_schemas.errors import DatabaseError, SettingError
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a statement waits for another program's write lock; far above any transaction of the agent."""
 
+WAL_PAGES_WITH_AGENT: Final = 16_000
+"""Pages (64 MB) in the -wal file from which on we copy them back into the database ourselves. Below, the agent does it
+alone: before SQLite 3.51.3 two connections that do it at the same instant can damage the file, and commits here are
+quicker. It is not off, as an agent that cannot keep up with a very busy app would let the file grow without limit."""
+
 _RETRY_S: Final = 0.01
 
 Synchronous = Literal["NORMAL", "FULL"]
@@ -44,6 +49,12 @@ class _Held:
 class DataFile:
     """One SQLite file with its `tidewire_kv` table; usable from any thread.
 
+    Args:
+        path: the file.
+        busy_timeout_s: longest wait for another program's write lock.
+        synchronous: "FULL" makes each commit wait for the disk.
+        has_agent: an agent is sure to run on the file; see `WAL_PAGES_WITH_AGENT`.
+
     Raises:
         DatabaseError: a subclass of it, if the file cannot be opened, read or made.
     """
@@ -54,12 +65,14 @@ class DataFile:
         *,
         busy_timeout_s: float = BUSY_TIMEOUT_S,
         synchronous: Synchronous = "NORMAL",
+        has_agent: bool = False,
     ) -> None:
         if str(path) == ":memory:" or not str(path):
             raise SettingError(f"{str(path)!r} is no file", hint="name a file: an agent syncs it from outside")
         self.path = Path(path).absolute()
         self.busy_timeout_s = busy_timeout_s
         self._synchronous = synchronous
+        self._has_agent = has_agent
         self._process = os.getpid()
         self._local = threading.local()
         self._open: weakref.WeakSet[_Held] = weakref.WeakSet()
@@ -186,6 +199,8 @@ class DataFile:
                 self.path, timeout=self.busy_timeout_s, isolation_level="IMMEDIATE", check_same_thread=False
             )
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            if self._has_agent:
+                connection.execute(f"PRAGMA wal_autocheckpoint={WAL_PAGES_WITH_AGENT}")
             return connection
 
     def _prepare(self) -> None:

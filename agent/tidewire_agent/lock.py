@@ -71,6 +71,8 @@ class AgentLock:
     def release(self) -> None:
         """Let the lock go; may be called twice."""
         if self._descriptor >= 0:
+            # Said outright: a forked child may hold a copy of the descriptor, which would keep the lock.
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
             self._descriptor = -1
 

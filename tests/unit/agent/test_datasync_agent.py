@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import multiprocessing
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 from support.waiting import wait_for, wait_for_async
 from tidewire_agent import DataSync
 from tidewire_agent.datasync_agent import AgentKeeper, AgentThread
+from tidewire_agent.datasync_file import WAL_PAGES_WITH_AGENT
 from tidewire_agent.errors import OtherDevice
 from tidewire_agent.lock import AgentLock
 from tidewire_agent.store import EdgeStore
@@ -180,3 +185,45 @@ def test_a_wrong_setting_is_named_before_anything_is_opened(
     with pytest.raises(SettingError, match=named):
         DataSync(tmp_path / "app.db", **({"broker": NOBODY} | settings))  # type: ignore[arg-type]  # wrong on purpose
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_that_forgets_to_close_ends_and_its_agent_says_goodbye(path: Path) -> None:
+    program = (
+        "import sys; from tidewire_agent import DataSync\n"
+        "sync = DataSync(sys.argv[1], device='till-7', broker=sys.argv[2])\n"
+        "watch = sync.watch()\n"
+        "sync.update('k', 1)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, path, NOBODY], check=True, timeout=30, stderr=subprocess.DEVNULL)
+    with DataSync(path) as sync:
+        assert sync.get("k") == 1
+        assert sync.status is not None
+        assert sync.status.state == "stopped"
+
+
+def test_an_object_that_is_dropped_stops_its_agent(path: Path) -> None:
+    before = threading.active_count()
+    sync = DataSync(path, device="till-7", broker=NOBODY)
+    del sync
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_a_forked_child_does_not_keep_the_agent_s_lock(path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    may_end = context.Event()
+    with DataSync(path, device="till-7", broker=NOBODY):
+        child = context.Process(target=may_end.wait, args=(30,))
+        child.start()
+    with AgentLock.acquire(path):
+        pass
+    may_end.set()
+    child.join(10)
+
+
+def test_the_agent_copies_the_wal_file_back_so_that_the_app_need_not(path: Path) -> None:
+    with DataSync(path, device="till-7", broker=NOBODY) as sync:
+        assert sync.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (WAL_PAGES_WITH_AGENT,)
+        for i in range(120):
+            sync.update(f"k{i}", "x" * 50_000)
+        wait_for(lambda: path.stat().st_size > 5_000_000, 10, what="the database file holds what was written")
