@@ -12,9 +12,13 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -332,3 +336,52 @@ def test_names_that_cannot_be_a_device_are_refused(broker: ShippedBroker, name: 
     assert answer.returncode == 2
     assert "name" in answer.stderr
     assert broker.credentials("list").stdout == before
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_the_programs_do_all_their_work_within_the_access_list(
+    broker: ShippedBroker, tmp_path: Path, protocol: str
+) -> None:
+    """The hub and two agents as a person starts them, each with the credentials made for it."""
+
+    def login(user: str, password: Path) -> list[str]:
+        url = f"mqtt://127.0.0.1:{broker.port}"
+        return ["--broker", url, "--username", user, "--password-file", str(password), "--protocol", protocol]
+
+    databases = [tmp_path / f"{device}.db" for device in (MINE, OTHER)]
+    for database in databases:
+        with closing(sqlite3.connect(database)) as app:
+            app.execute("CREATE TABLE readings (id TEXT PRIMARY KEY, celsius REAL)")
+    with ExitStack() as programs:
+        hub = ["tidewire_hub", "run", "--data", str(tmp_path / "hub")]
+        hub_log = tmp_path / "hub.log"
+        programs.enter_context(_program([*hub, *login("hub", broker.secrets / "hub/password")], hub_log))
+        wait_for(lambda: "connected to mqtt://" in hub_log.read_text(), DEADLINE_S, what="the hub is connected")
+        for device, database in zip((MINE, OTHER), databases, strict=True):
+            agent = ["tidewire_agent", "run", "--db", str(database), "--device", device, "--all-tables"]
+            password = broker.secrets / "devices" / device / "password"
+            programs.enter_context(_program([*agent, *login(device, password)], tmp_path / f"{device}.log"))
+        for writer, database in enumerate(databases):
+            with closing(sqlite3.connect(database, timeout=5)) as app, app:
+                app.execute("INSERT INTO readings VALUES (?, 21.5)", (f"r-{writer}",))
+        for database in databases:
+            wait_for(partial(_holds, database, {"r-0", "r-1"}), 30, what=f"{database.name} holds both rows")
+
+
+@contextmanager
+def _program(arguments: Sequence[str], log: Path) -> Iterator[None]:
+    """`python -m …`, ended with SIGTERM; its last words are shown when the test fails."""
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-m", *arguments], stdout=output, stderr=output)
+    try:
+        yield
+        assert process.poll() is None, "it ended by itself"
+    finally:
+        process.terminate()
+        process.wait(DEADLINE_S)
+        print(log.read_text())  # noqa: T201  # pytest shows it with a failure
+
+
+def _holds(database: Path, ids: set[str]) -> bool:
+    with closing(sqlite3.connect(database, timeout=5)) as app:
+        return {name for (name,) in app.execute("SELECT id FROM readings")} == ids
