@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,8 +35,9 @@ from tidewire_agent.effects import (
     SendHello,
     Trouble,
 )
-from tidewire_agent.errors import LogDiverged
+from tidewire_agent.errors import DatabaseMissing, LogDiverged
 from tidewire_agent.inbox import Inbox
+from tidewire_agent.pace import LockBudget
 from tidewire_agent.seal import SealOutcome
 from tidewire_agent.session import Session, Standing
 from tidewire_agent.settings import AgentSettings
@@ -63,6 +65,13 @@ DIVERGED_PAUSE_S: Final = 5.0
 """After a page that contradicts the log applied so far, how long until the hub is asked again."""
 
 _log = logging.getLogger("tidewire.agent")
+
+
+class DatabaseReplaced(DatabaseError):
+    """The file of this name is another one now."""
+
+    code = "database_replaced"
+    hint = "the agent opens the new one; stop the agent before a database is replaced"
 
 
 class Sealed(NamedTuple):
@@ -112,6 +121,8 @@ class Engine:
         self._troubles = troubles
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
+        self._path = settings.db.resolve()
+        self._opened = os.stat(self._path)
         self.session = Session(settings.session_limits(), boot, standing)
         self.incarnation = standing.incarnation
         self._up_topic = topics.up(settings.stream, device)
@@ -138,8 +149,8 @@ class Engine:
             DatabaseError: the file cannot be used any more; open it again later.
         """
         watch = CommitWatch(
-            self._settings.db.resolve(),
-            lambda: self._database.run(EdgeStore.data_version),
+            self._path,
+            self._data_version,
             self.wake,
             mode=self._settings.watch,
             poll_interval_s=self._settings.poll_interval_s,
@@ -186,6 +197,19 @@ class Engine:
             self._perform(self.session.welcomed(message, ours, self._loop.time()))
         else:
             self._perform(self.session.received(message, size, self._loop.time(), random.random()))
+
+    async def _data_version(self) -> int:
+        self._check_file()
+        return await self._database.run(EdgeStore.data_version)
+
+    def _check_file(self) -> None:
+        """SQLite goes on happily in a file that has lost its name."""
+        try:
+            if os.path.samestat(os.stat(self._path), self._opened):
+                return
+        except FileNotFoundError:
+            raise DatabaseMissing(f"{self._path} was deleted while the agent ran") from None
+        raise DatabaseReplaced(f"another file was put in the place of {self._path} while the agent ran")
 
     # ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -235,17 +259,15 @@ class Engine:
     # ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _seal_loop(self) -> None:
-        not_before = 0.0
+        budget = LockBudget(self._settings.lock_share_max, self._settings.lock_burst_s, self._loop.time())
         while True:
             await self._committed.wait()
-            if (pause := not_before - self._loop.time()) > 0:
+            if (pause := budget.wait_s(self._loop.time())) > 0:
                 await asyncio.sleep(pause)
             self._committed.clear()
-            began = self._loop.time()
             sealed = await self._patiently(lambda: self._database.run(_look, int(time.time() * 1000)))
             self.lock_s += sealed.outcome.lock_s
-            # The app finds its database locked for no more than this share of time.
-            not_before = began + sealed.outcome.lock_s / self._settings.lock_share_max
+            budget.spend(sealed.outcome.lock_s, self._loop.time())
             if sealed.shapes_changed:
                 await self._say_tables()
                 await self._reintroduce()

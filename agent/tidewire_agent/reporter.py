@@ -7,7 +7,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from typing import Final, Literal
 
 from tidewire_agent.engine import Engine
@@ -17,6 +16,7 @@ from tidewire_agent.settings import AgentSettings
 from tidewire_agent.status import AgentStatus, ProblemStatus
 from tidewire_agent.store import Backlog
 from tidewire_agent.troubles import Troubles
+from tidewire_link.command_line import version
 from tidewire_link.settings import parse_url
 from tidewire_schemas.codec import encode
 from tidewire_schemas.messages import DeviceState
@@ -26,11 +26,6 @@ SHARE_OVER_S: Final = 60.0
 """Over how long the share of time under the write lock is told."""
 
 AgentState = Literal["starting", "offline", "handshaking", "catching_up", "live", "halted", "stopped"]
-
-
-def version() -> str:
-    """The version of Tidewire that is installed."""
-    return metadata.version("tidewire")
 
 
 class Reporter:

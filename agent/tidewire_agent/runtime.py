@@ -201,7 +201,7 @@ class Agent:
             try:
                 if self._database is None:
                     standing, device = await self._open()
-                self._troubles.clear("database", "database_missing", "database_not_usable")
+                self._troubles.clear("database", "database_missing", "database_not_usable", "database_replaced")
                 await self._work(standing, device)
             except DatabaseError as error:
                 self._troubles.say_error(error, code=None if error.code.startswith("database") else "database")

@@ -392,7 +392,7 @@ class Session:
             case "resend" | "fork" | "hello_needed":
                 if self.state in FOLLOWING:
                     self._doubt(now)
-            case "log_unknown" if self.state in ASKING:
+            case "log_unknown" | "epoch_impossible" if self.state in ASKING:
                 self._halt("log_foreign", problem.message, problem.hint)
             case _:
                 self._say(Trouble("hub_problem", f"the hub says {problem.code}: {problem.message}", problem.hint))

@@ -104,6 +104,9 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     lock_share_max: float = Field(default=0.01, gt=0, le=1)
     """Share of time in which sealing may hold the app's write lock: a busy app meets a locked database this rarely."""
 
+    lock_burst_s: float = Field(default=0.02, gt=0, le=10)
+    """Lock time that may be used at once after a quiet time, so that single writes travel without waiting."""
+
     watch: Literal["auto", "poll"] = "auto"
     """How commits are noticed: by inotify where there is one, or by looking at the file."""
 
