@@ -24,18 +24,16 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
+from tidewire_link import reasons
 from tidewire_link.connection import Handler
 from tidewire_link.errors import (
-    BrokerRefused,
     CannotReach,
     ConnectionLost,
     CredentialsRefused,
     LinkError,
     NoAnswer,
-    PayloadTooLarge,
     ProtocolRefused,
     PublishDenied,
-    TakenOver,
     TlsFailed,
 )
 from tidewire_link.port import Received
@@ -53,21 +51,6 @@ _READS_PER_TURN: Final = 64
 """Rounds of reading before other tasks of the event loop get their turn."""
 _GOODBYE_S: Final = 1.0
 """Longest time a clean goodbye may take."""
-_SUSPICIOUS_BYTES: Final = 16 * 1024
-"""A message from this size on may be what made a broker hang up."""
-_FAILURE: Final = 128
-"""MQTT reason codes from here on are failures."""
-
-_CREDENTIALS = {0x86, 0x87, 0x8C}
-"""Bad user name or password, not authorized, bad authentication method."""
-_PROTOCOL = {0x80, 0x81, 0x82, 0x84, 0x9A, 0x9B}
-"""Unspecified, malformed packet, protocol error, unsupported version, no retain, QoS not supported."""
-_UNSPECIFIED = 0x80
-"""Also what paho says of any connection that ended."""
-_TAKEN_OVER = 0x8E
-_PACKET_TOO_LARGE = 0x95
-_KEEPALIVE_TIMEOUT = 0x8D
-_SERVER_SHUTTING_DOWN = 0x8B
 
 
 class MqttLink(ReconnectingLink):
@@ -161,7 +144,7 @@ class MqttConnection:
         try:
             await self._in_thread(connect_and_say_hello)
         except (OSError, ValueError) as error:
-            raise _connect_error(error, settings) from None
+            raise reasons.connect_error(error, settings) from None
         self._attach()
         await self._welcome
 
@@ -390,8 +373,8 @@ class MqttConnection:
     def _on_connect(
         self, _client: Client, _userdata: Any, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
-        if reason.value >= _FAILURE:
-            self._end(_refusal(reason, self._settings))
+        if reason.value >= reasons.FAILURE:
+            self._end(reasons.refusal(reason.value, str(reason), self._settings))
             return
         values = vars(properties) if properties is not None else {}
         if values.get("MaximumQoS", _QOS) < _QOS:
@@ -416,7 +399,7 @@ class MqttConnection:
         _properties: Properties | None,
     ) -> None:
         if flags.is_disconnect_packet_from_server:
-            self._end(_dismissal(reason, self._settings))
+            self._end(reasons.dismissal(reason.value, str(reason), self._settings))
         else:
             self._end(self._loss(reason))
 
@@ -435,12 +418,12 @@ class MqttConnection:
         self, _client: Client, _userdata: Any, number: int, reason: ReasonCode, _properties: Properties | None
     ) -> None:
         topic, _ = self._unconfirmed.pop(number, ("", 0))
-        self._handler.published(number, PublishDenied(topic, str(reason)) if reason.value >= _FAILURE else None)
+        self._handler.published(number, PublishDenied(topic, str(reason)) if reason.value >= reasons.FAILURE else None)
 
     def _on_subscribe(
-        self, _client: Client, _userdata: Any, number: int, reasons: list[ReasonCode], _properties: Properties | None
+        self, _client: Client, _userdata: Any, number: int, codes: list[ReasonCode], _properties: Properties | None
     ) -> None:
-        self._handler.subscribed(number, [str(code) if code.value >= _FAILURE else None for code in reasons])
+        self._handler.subscribed(number, [str(code) if code.value >= reasons.FAILURE else None for code in codes])
 
     # ── end ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -471,70 +454,10 @@ class MqttConnection:
         self._end(ProtocolRefused(f"the connection to {self._settings.address} failed: {error!r}", hint="see the log"))
 
     def _loss(self, reason: ReasonCode | None) -> LinkError:
-        """Why the connection ended, from what paho, TLS and the operating system say."""
-        address = self._settings.address
-        code = reason.value if reason is not None else None
-        cause = self._socket.error if self._socket is not None else None
-        welcomed = self._welcome.done()
-        if isinstance(cause, ssl.SSLError) and not (welcomed and isinstance(cause, ssl.SSLEOFError)):
-            return TlsFailed(f"TLS with {address} ended: {cause.reason or cause}")
-        if code == _KEEPALIVE_TIMEOUT:
-            return NoAnswer(f"{address} does not answer pings")
-        if code in _PROTOCOL and code != _UNSPECIFIED:
-            return ProtocolRefused(
-                f"{address} does not speak MQTT {self.protocol} with us: {reason}", hint=self._size_hint()
-            )
-        if not welcomed:
-            return BrokerRefused(
-                f"{address} ended the connection before its welcome: {cause or 'closed by the broker'}",
-                hint="is this an MQTT port, is TLS expected there, does it speak this protocol version? See its log",
-            )
-        return ConnectionLost(
-            f"the connection to {address} was lost: {cause or 'closed by the broker'}", hint=self._size_hint()
+        return reasons.loss(
+            reason.value if reason is not None else None,
+            self._settings,
+            cause=self._socket.error if self._socket is not None else None,
+            welcomed=self._welcome.done(),
+            largest_bytes=max((size for _, size in self._unconfirmed.values()), default=0),
         )
-
-    def _size_hint(self) -> str | None:
-        """Many brokers end the connection when a message is too large for them, without a word."""
-        largest = max((size for _, size in self._unconfirmed.values()), default=0)
-        if largest < _SUSPICIOUS_BYTES:
-            return None
-        return f"a message of {largest} bytes was under way: if this repeats, lower payload_bytes_max"
-
-
-def _connect_error(error: Exception, settings: LinkSettings) -> LinkError:
-    address = settings.address
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return TlsFailed(f"the certificate of {address} is not trusted: {error.verify_message}")
-    if isinstance(error, ssl.SSLError):
-        return TlsFailed(f"TLS with {address} failed: {error.reason or error}")
-    if type(error).__name__ == "WebsocketConnectionError":
-        return ProtocolRefused(f"{address} does not take the websocket: {error}")
-    if isinstance(error, socket.gaierror):
-        return CannotReach(f"the name {address.host!r} is not known: {error.strerror}")
-    return CannotReach(f"{address} cannot be reached: {error}")
-
-
-def _refusal(reason: ReasonCode, settings: LinkSettings) -> LinkError:
-    """What a failed CONNACK means."""
-    address = settings.address
-    if reason.value in _CREDENTIALS:
-        return CredentialsRefused(f"{address} refuses user, password or certificate: {reason}")
-    if reason.value in _PROTOCOL:
-        return ProtocolRefused(f"{address} refuses MQTT {settings.protocol}: {reason}")
-    return BrokerRefused(f"{address} refuses the connection: {reason}")
-
-
-def _dismissal(reason: ReasonCode, settings: LinkSettings) -> LinkError:
-    """What a DISCONNECT from the broker means."""
-    address = settings.address
-    if reason.value == _TAKEN_OVER:
-        return TakenOver(f"another client connected to {address} as {settings.client_id!r}")
-    if reason.value == _PACKET_TOO_LARGE:
-        return PayloadTooLarge(f"{address} ended the connection: a message was too large for it", size=0)
-    if reason.value in _CREDENTIALS:
-        return CredentialsRefused(f"{address} ended the connection: {reason}")
-    if reason.value in (_SERVER_SHUTTING_DOWN, 0, _KEEPALIVE_TIMEOUT):
-        return ConnectionLost(f"{address} ended the connection: {reason}")
-    if reason.value in _PROTOCOL:
-        return ProtocolRefused(f"{address} ended the connection: {reason}")
-    return BrokerRefused(f"{address} ended the connection: {reason}")

@@ -84,6 +84,7 @@ class ReconnectingLink:
         self._progress_at_s = 0.0
         self._unacknowledged: deque[int] = deque()
         self._paused = False
+        self._denial_was_logged = False
 
     # ── the port ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,7 +130,11 @@ class ReconnectingLink:
         if connection is None or error is not None:
             _fail(done, error or self._not_connected())
             return done
-        number = connection.publish(topic, payload, retain)
+        try:
+            number = connection.publish(topic, payload, retain)
+        except LinkError as refused:
+            _fail(done, refused)
+            return done
         self._publishes[number] = _Publish(done, size, loop.time())
         self._publish_bytes += size
         return done
@@ -200,7 +205,8 @@ class ReconnectingLink:
         self._publish_bytes -= publish.size
         self._progress_at_s = asyncio.get_running_loop().time()
         if error is not None:
-            logger.warning("%s", error)
+            logger.log(logging.DEBUG if self._denial_was_logged else logging.WARNING, "%s", error)
+            self._denial_was_logged = True
             _fail(publish.done, error)
         elif not publish.done.done():
             publish.done.set_result(None)
@@ -282,6 +288,7 @@ class ReconnectingLink:
         self._publish_bytes = 0
         self._unacknowledged.clear()
         self._paused = False
+        self._denial_was_logged = False
         for publish in publishes.values():
             _fail(publish.done, DisconnectedError(f"not confirmed by the broker: {why}"))
         for subscribe in subscribes.values():
