@@ -19,6 +19,8 @@ REJECTED_KEPT_MAX: Final = 10
 
 EXCERPT_BYTES: Final = 200
 
+_LIMIT: Final = "message_bytes_max"
+
 _log = logging.getLogger("tidewire.agent")
 
 
@@ -40,9 +42,9 @@ class Inbox:
 
     def __init__(self, stream: str, device: str, message_bytes_max: int, clock_ms: Callable[[], int]) -> None:
         self._topics: dict[str, tuple[topics.Kind, Assembler]] = {
-            topics.inbox(device, stream): ("in", Assembler(message_bytes_max)),
-            topics.log(stream): ("log", Assembler(message_bytes_max)),
-            topics.head(stream): ("head", Assembler(message_bytes_max)),
+            topics.inbox(device, stream): ("in", Assembler(message_bytes_max, limit_name=_LIMIT)),
+            topics.log(stream): ("log", Assembler(message_bytes_max, limit_name=_LIMIT)),
+            topics.head(stream): ("head", Assembler(message_bytes_max, limit_name=_LIMIT)),
         }
         self._message_bytes_max = message_bytes_max
         self._clock_ms = clock_ms
@@ -55,13 +57,13 @@ class Inbox:
             return None  # some brokers deliver what nobody subscribed to
         kind, assembler = self._topics[topic]
         try:
-            message = codec.parse(kind, payload, bytes_max=self._message_bytes_max)
+            message = codec.parse(kind, payload, bytes_max=self._message_bytes_max, limit_name=_LIMIT)
             if isinstance(message, Part):
                 whole = assembler.feed(message)
                 if whole is None:
                     return None
                 payload = whole
-                message = codec.parse(kind, whole, bytes_max=self._message_bytes_max)
+                message = codec.parse(kind, whole, bytes_max=self._message_bytes_max, limit_name=_LIMIT)
         except SequenceGap as gap:
             _log.debug("on %s: %s", topic, gap)  # it is sent again
             return None

@@ -51,8 +51,10 @@ class ParsedBatch(NamedTuple):
     changes_json: bytes
 
 
-def parse(kind: Kind, payload: bytes, *, bytes_max: int = PAYLOAD_BYTES_MAX) -> Message:
-    """The message that a payload on a topic of this kind holds.
+def parse(
+    kind: Kind, payload: bytes, *, bytes_max: int = PAYLOAD_BYTES_MAX, limit_name: str = "payload_bytes_max"
+) -> Message:
+    """The message that a payload on a topic of this kind holds; `limit_name` is the setting behind `bytes_max`.
 
     Raises:
         MessageTooLarge: more than `bytes_max` bytes; nothing was parsed.
@@ -60,7 +62,7 @@ def parse(kind: Kind, payload: bytes, *, bytes_max: int = PAYLOAD_BYTES_MAX) -> 
         MalformedMessage: anything else about its form.
         ValueNotStorable: a cell holds what SQLite cannot.
     """
-    _check_size(payload, bytes_max)
+    _check_size(payload, bytes_max, limit_name)
     try:
         message: Message = _ADAPTERS[kind].validate_json(payload)
     except ValidationError as error:
@@ -70,7 +72,7 @@ def parse(kind: Kind, payload: bytes, *, bytes_max: int = PAYLOAD_BYTES_MAX) -> 
 
 def parse_batch(payload: bytes, *, bytes_max: int = BATCH_BYTES_MAX) -> ParsedBatch:
     """A whole batch (not a part), and the bytes of its changes; raises as `parse`."""
-    _check_size(payload, bytes_max)
+    _check_size(payload, bytes_max, "batch_bytes_max")
     header = _BATCH_HEADER.match(payload)
     if header is not None and payload.endswith(b"}"):
         with suppress(ValidationError):  # the other way decides, and explains
@@ -166,9 +168,9 @@ def _parse_usual_spelling(header: re.Match[bytes], payload: bytes) -> ParsedBatc
     return ParsedBatch(batch, changes_json)
 
 
-def _check_size(payload: bytes, bytes_max: int) -> None:
+def _check_size(payload: bytes, bytes_max: int, limit_name: str) -> None:
     if len(payload) > bytes_max:
-        raise MessageTooLarge(size=len(payload), limit=bytes_max, limit_name="bytes_max")
+        raise MessageTooLarge(size=len(payload), limit=bytes_max, limit_name=limit_name)
 
 
 def _explained(error: ValidationError, payload: bytes) -> MessageError:

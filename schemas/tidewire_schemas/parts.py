@@ -42,10 +42,12 @@ class Assembler:
 
     Args:
         bytes_max: the largest whole message it will hold.
+        limit_name: the setting behind `bytes_max`.
     """
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, *, limit_name: str = "batch_bytes_max") -> None:
         self._bytes_max = bytes_max
+        self._limit_name = limit_name
         self._digest = ""
         self._closed = ""  # the message last finished or given up: more parts of it are stragglers
         self._texts: list[bytes] = []
@@ -72,7 +74,7 @@ class Assembler:
             return None
         if part.size > self._bytes_max:
             self._close(part.digest)
-            raise MessageTooLarge(size=part.size, limit=self._bytes_max, limit_name="batch_bytes_max")
+            raise MessageTooLarge(size=part.size, limit=self._bytes_max, limit_name=self._limit_name)
         if begins:
             self.drop()
             self._digest = part.digest

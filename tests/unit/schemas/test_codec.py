@@ -217,7 +217,7 @@ def test_random_bytes_are_never_more_than_a_message_error(kind: Kind, payload: b
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_payload_above_the_limit_is_refused_before_it_is_parsed(kind: Kind) -> None:
     """Guarantee 12."""
-    with pytest.raises(MessageTooLarge, match="101 bytes are above bytes_max=100"):
+    with pytest.raises(MessageTooLarge, match="101 bytes are above payload_bytes_max=100"):
         codec.parse(kind, b"\xff" * 101, bytes_max=100)
 
 
