@@ -110,7 +110,8 @@ class DataSync:
     def connection(self) -> sqlite3.Connection:
         """A connection to the file for SQL; each thread has its own, which it alone should use.
 
-        It waits `busy_timeout_s` for locks; a transaction that `sqlite3` opens by itself is IMMEDIATE.
+        It waits `busy_timeout_s` for locks; a transaction that `sqlite3` opens by itself is IMMEDIATE. Commit what you
+        begin: until then nobody else can write, and updates of this thread are part of that transaction.
         """
         return self._file.connection
 

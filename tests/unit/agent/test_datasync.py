@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import multiprocessing
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -356,6 +358,15 @@ def test_an_object_of_the_parent_is_refused_in_a_forked_child(sync: DataSync) ->
 def test_settings_of_the_agent_without_a_broker_are_refused(path: Path) -> None:
     with pytest.raises(SettingError, match="without a broker"):
         DataSync(path, device="till-7")
+
+
+def test_the_programs_on_the_documentation_s_pages_are_python() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    pages = [docs / "how-to" / "use-datasync.md", docs / "reference" / "datasync.md"]
+    programs = [block for page in pages for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+    assert len(programs) >= 8
+    for program in programs:
+        compile(program, "page", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def test_importing_the_package_imports_no_dependency() -> None:
