@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support.broker import Mosquitto
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("tidewire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tidewire")
 
 
 @pytest.fixture
