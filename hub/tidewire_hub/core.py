@@ -393,20 +393,12 @@ class HubCore:
                 incarnation=problem.incarnation,
                 batch=problem.batch,
             )
-        for problem in problems:
-            if problem.code in ("resend", "fork"):
-                continue
-            sent = [batch.payload for batch in group if batch.device == problem.device]
-            self._voice.reject(
-                self._sessions.of(problem.device),
-                topics.up(self._settings.stream, problem.device),
-                sent[0] if len(sent) == 1 else b"",
-                TidewireError(problem.message, hint=problem.hint),
-                now,
-                code=problem.code,
-                incarnation=problem.incarnation,
-                batch=problem.batch,
-            )
+        unusable = [problem for problem in problems if problem.code not in ("resend", "fork")]
+        for device in dict.fromkeys(problem.device for problem in unusable):
+            session, topic = self._sessions.of(device), topics.up(self._settings.stream, device)
+            payloads = [batch.payload for batch in group if batch.device == device]
+            for payload, code, error in _culprits([p for p in unusable if p.device == device], payloads):
+                self._voice.reject(session, topic, payload, error, now, code=code)
             self._save_soon(now)
 
     def _hold_off(self, device: str) -> None:
@@ -493,3 +485,22 @@ class HubCore:
             rejected=self._voice.rejected.newest_first(),
         )
         self._voice.add(SaveDevices(codec.encode(document)))
+
+
+def _culprits(problems: Sequence[BatchProblem], payloads: Sequence[bytes]) -> list[tuple[bytes, str, TidewireError]]:
+    """What of a device's batches could not be used: payload, code, error.
+
+    The stream says the same thing once. To keep each message with its reason, several are parsed again.
+    """
+    if len(payloads) == 1:
+        (payload,) = payloads
+        return [(payload, p.code, TidewireError(p.message, hint=p.hint)) for p in problems]
+    found: list[tuple[bytes, str, TidewireError]] = []
+    for payload in payloads:
+        try:
+            codec.parse_batch(payload, bytes_max=len(payload))
+        except TidewireError as error:
+            found.append((payload, error.code, error))
+    codes = {code for _, code, _ in found}
+    found += [(b"", p.code, TidewireError(p.message, hint=p.hint)) for p in problems if p.code not in codes]
+    return found

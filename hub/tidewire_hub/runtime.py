@@ -152,7 +152,6 @@ class HubRuntime:
             logger.exception("a message on %s could not be handled", topic)
 
     def _connected(self, event: Connected) -> None:
-        logger.info("connected to %s", self._settings.broker_address, extra={"protocol": event.protocol})
         self._refused.clear()
         self._link_problem = "the broker has not confirmed the subscriptions yet"
         self._subscribing = asyncio.create_task(self._subscribe(event.payload_bytes_max))

@@ -94,8 +94,6 @@ class Voice:
         now: Now,
         *,
         code: str | None = None,
-        incarnation: str | None = None,
-        batch: int | None = None,
     ) -> None:
         """Set a message aside: keep it for people, tell its device unless it was told often enough just now."""
         device = session.device
@@ -105,12 +103,4 @@ class Voice:
         if not session.may_be_told(now.s, interval_s=settings.problem_interval_s, burst=settings.problem_burst):
             return
         self.report("warning", f"a message cannot be used: {error.message}", device=device, topic=topic, code=code)
-        self.complain(
-            session,
-            code,
-            error.message,
-            hint=error.hint,
-            incarnation=incarnation,
-            retry=error.retry,
-            batch=batch,
-        )
+        self.complain(session, code, error.message, hint=error.hint, retry=error.retry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator
 
@@ -21,6 +22,7 @@ class HttpServer(uvicorn.Server):
         Raises:
             SettingError: it cannot be listened on.
         """
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)  # it announces itself, and the hub says enough
         super().__init__(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", server_header=False))
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
