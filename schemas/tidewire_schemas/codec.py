@@ -158,14 +158,16 @@ def encode_entry(
 def _parse_usual_spelling(header: re.Match[bytes], payload: bytes) -> ParsedBatch:
     """The slice between header and brace is parsed as one JSON value, so nothing else can hide in it."""
     changes_json = payload[header.end() : -1]
-    batch = Batch(
+    frame = Batch(
         incarnation=header[1].decode(),
         batch=int(header[2]),
         prev_digest=header[3].decode(),
         sealed_at=int(header[4]),
-        changes=_RUNS.validate_json(changes_json),
+        changes=[],
     )
-    return ParsedBatch(batch, changes_json)
+    runs = _RUNS.validate_json(changes_json)
+    # Copied in: passed to the constructor, every row would be checked a second time.
+    return ParsedBatch(frame.model_copy(update={"changes": runs}), changes_json)
 
 
 def _check_size(payload: bytes, bytes_max: int, limit_name: str) -> None:

@@ -133,6 +133,8 @@ def check_rows(rows: Iterable[Sequence[Any]], width: int) -> None:
                 continue
             if kind is int and INTEGER_MIN <= value <= INTEGER_MAX:
                 continue
+            if kind is float and isfinite(value):
+                continue
             decode(value)
 
 
