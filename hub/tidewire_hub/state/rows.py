@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Final, TypeAlias
 
 from pydantic_core import to_json
@@ -25,9 +26,9 @@ _WRITE_ROW: Final = """
         seq = excluded.seq, by = excluded.by, cells_by = excluded.cells_by
 """
 _INSERT_FRESH: Final = """
-    INSERT OR IGNORE INTO row (id, table_id, key, cells, born_seq, born_by) VALUES (?, ?, ?, ?, ?, ?)
+    INSERT OR IGNORE INTO row (table_id, key, cells, born_seq, born_by) VALUES (?, ?, ?, ?, ?)
 """
-_UNDO_FRESH: Final = "DELETE FROM row WHERE id > ?"
+_UNDO_FRESH: Final = "DELETE FROM row WHERE id > ?"  # rows are never deleted else, so ids grow by one
 _LAST_ID: Final = "SELECT coalesce(max(id), 0) FROM row"
 _ANY_HOLDER: Final = "SELECT 1 FROM unique_value WHERE table_id = ? AND number = ? AND value IN ({})"
 _ADD_VALUE: Final = "INSERT INTO unique_value (table_id, number, value, key) VALUES (?, ?, ?, ?)"
@@ -78,18 +79,12 @@ class Rows:
         if not self._free(values):
             return False
         by = self._devices.id_of(device)
-        last = self._last_id
         for run in runs:
-            start, last = last + 1, last + len(run.keys)
-            table_id = run.table.id
-            rows = [
-                (number, table_id, key, cells, seq, by)
-                for number, key, cells in zip(range(start, last + 1), run.keys, run.cells, strict=True)
-            ]
-            if self._connection.executemany(_INSERT_FRESH, rows).rowcount != len(rows):
+            rows = zip(repeat(run.table.id), run.keys, run.cells, repeat(seq), repeat(by), strict=False)
+            if self._connection.executemany(_INSERT_FRESH, rows).rowcount != len(run.keys):
                 self._connection.execute(_UNDO_FRESH, (self._last_id,))
                 return False
-        self._last_id = last
+        self._last_id += sum(len(run.keys) for run in runs)
         if values:
             self._connection.executemany(_ADD_VALUE, values)
         for run in runs:
