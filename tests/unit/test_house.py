@@ -249,6 +249,13 @@ def test_pages_of_the_docs_link_only_to_what_is_there() -> None:
                 assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
 
 
+def test_files_that_the_docs_name_are_there() -> None:
+    for name, text in texts():
+        if name.endswith(".md"):
+            for path in re.findall(r"`((?:agent|bench|docs|hub|link|mosquitto|schemas|tests)/[\w./-]+)`", text):
+                assert (ROOT / path).exists(), f"{name} names {path}"
+
+
 def test_tests_cite_only_guarantees_that_are_on_the_page() -> None:
     page = (ROOT / "docs/explanation/guarantees.md").read_text(encoding="utf-8")
     numbers = [int(number) for number in re.findall(r"^\*\*(\d+)\. ", page, re.MULTILINE)]
