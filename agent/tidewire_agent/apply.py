@@ -36,6 +36,8 @@ from tidewire_schemas.values import RawText, Value, WireValue, decode, decode_ro
 
 UNKNOWN_COLUMN: Final = "unknown_column"
 CONSTRAINT: Final = "constraint"
+OVERLAID: Final = "overlaid"
+"""The whole row is pending locally, in no batch yet. Obsolete once the log has judged a batch with the row."""
 
 _BINDABLE: Final = frozenset({int, str, float, type(None), bytes})
 
@@ -75,6 +77,8 @@ class Applier:
     """Applies pages to one database.
 
     Args:
+        transaction: gives a write transaction.
+        silently: gives a part of a transaction in which no trigger runs.
         rows_max: rows after which a long page is committed and begun anew, between entries.
         kept_batches_max, kept_bytes_max: released batches kept for a hub that has lost its tail.
     """
@@ -85,6 +89,7 @@ class Applier:
         meta: Meta,
         catalogue: Catalogue,
         transaction: Transaction,
+        silently: Transaction,
         pending: Pending,
         parked: Parked,
         dead_letters: DeadLetters,
@@ -98,6 +103,7 @@ class Applier:
         self._meta = meta
         self._catalogue = catalogue
         self._transaction = transaction
+        self._silently = silently
         self._pending = pending
         self._parked = parked
         self._dead_letters = dead_letters
@@ -113,7 +119,7 @@ class Applier:
         """Parked cells of unknown columns may fit now: try them."""
         self._retry_unknown = True
         if self._parked.count:
-            with self._transaction():
+            with self._transaction(), self._silently():
                 self._overlaid = self._pending.anything()
                 if self._overlaid:
                     self._pending.cover()
@@ -140,7 +146,7 @@ class Applier:
             if any(not self._is_own(entry) or entry.refused for entry in piece) and self._pending.anything():
                 self._pending.cover()
             try:
-                with self._transaction():
+                with self._transaction(), self._silently():
                     self._mark_base()
                     self._overlaid = self._pending.anything()
                     if self._overlaid:
@@ -206,16 +212,18 @@ class Applier:
 
     def _apply_entry(self, entry: Entry) -> int | None:
         """Apply one entry; the number of the own batch that it released."""
-        if entry.seq > self._meta.checkpoint.seq and self._is_own(entry):
+        own = entry.seq > self._meta.checkpoint.seq and entry.device == self._meta.text("device")
+        if own and self._is_own(entry):
             payload = self._outbox_payload(entry)
             if payload is not None:
                 self._release(entry, payload)
                 return entry.batch
         runs = sorted(entry.changes, key=lambda run: run.op != "delete")
         wanted = [(synced, run) for run in runs if (synced := self._wanted(run.table, entry.seq)) is not None]
-        if all(self._is_plain(synced, run) for synced, run in wanted) and self._apply_fast(wanted):
-            return None
-        self._apply_carefully(list(chain.from_iterable(_row_changes(s, run, entry.seq) for s, run in wanted)))
+        if not (all(self._is_plain(synced, run) for synced, run in wanted) and self._apply_fast(wanted)):
+            self._apply_carefully(list(chain.from_iterable(_row_changes(s, run, entry.seq) for s, run in wanted)))
+        if own and entry.refused:
+            self._take_hub_rows(entry, {})
         return None
 
     def _wanted(self, table: str, seq: int) -> Synced | None:
@@ -274,6 +282,10 @@ class Applier:
             self._take_over(change, key)
         overlay = self._overlay(synced, key)
         if overlay.whole:
+            if overlay.only_unsealed:
+                self._set_aside(change, key)
+            else:  # the log will judge the batch that holds the row, and that is what counts then
+                self._parked.drop(synced.attached.id, key)
             return True
         if change.op == "delete":
             self._parked.drop(synced.attached.id, key)
@@ -288,8 +300,7 @@ class Applier:
 
     def _write(self, change: RowChange, key: bytes, overlay: Overlay) -> None:
         synced = change.synced
-        table_id = synced.attached.id
-        parked = self._parked.get(table_id, key)
+        parked = self._parked.get(synced.attached.id, key)
         columns, values = _without(change, overlay)
         width = len(synced.table.key)
         if change.op == "set":
@@ -298,17 +309,26 @@ class Applier:
                 return
             if len(columns) > width:
                 rows_of.set_cells(self._connection, synced.table, columns, values)
-            if parked is not None:
-                self._supersede(parked, change.columns)
+        elif not overlay.columns or rows_of.fetch(self._connection, synced.table, change.key) is None:
+            rows_of.put(self._connection, synced.table, change.columns, change.values)
         else:
-            there = bool(overlay.columns) and rows_of.fetch(self._connection, synced.table, change.key) is not None
-            if not there:
-                rows_of.put(self._connection, synced.table, change.columns, change.values)
-            elif len(columns) > width:
+            rows_of.respell(self._connection, synced.table, change.key)
+            if len(columns) > width:
                 rows_of.set_cells(self._connection, synced.table, columns, values)
+        self._settle(change, key)
+
+    def _settle(self, change: RowChange, key: bytes) -> None:
+        """A change is in the table: older parked ones of the row are obsolete, cells of unknown columns wait."""
+        table_id = change.synced.attached.id
+        if change.op != "set":
             self._parked.drop(table_id, key)
+        elif (parked := self._parked.get(table_id, key)) is not None:
+            self._supersede(parked, change.columns)
         if change.unknown:
-            self._parked.fold(ParkedRow(table_id, key, "set", self._keyed(change), UNKNOWN_COLUMN, change.seq))
+            width = len(change.synced.table.key)
+            of_key = {fold(n): encode(v) for n, v in zip(change.columns[:width], change.key, strict=True)}
+            cells = {**of_key, **change.unknown}
+            self._parked.fold(ParkedRow(table_id, key, "set", cells, UNKNOWN_COLUMN, change.seq))
 
     def _apply_together(self, clashing: Sequence[RowChange]) -> None:
         """Rows that clash one by one may fit together: take them all out, then put them in."""
@@ -330,6 +350,8 @@ class Applier:
             except sqlite3.IntegrityError:
                 self._put_back(change, row)
                 self._park(change, key, CONSTRAINT)
+            else:
+                self._settle(change, key)
 
     def _put_back(self, change: RowChange, row: tuple[Value, ...] | None) -> None:
         if row is None:
@@ -369,6 +391,30 @@ class Applier:
     def _overlay(self, synced: Synced, key: bytes) -> Overlay:
         return self._pending.of(synced.attached.id, key) if self._overlaid else NOTHING_PENDING
 
+    def _set_aside(self, change: RowChange, key: bytes) -> None:
+        """The app may yet take back what it wrote over this row; then what the log says is applied after all."""
+        if change.op == "delete":
+            self._parked.drop(change.synced.attached.id, key)
+        else:
+            self._park(change, key, OVERLAID)
+
+    def take_overlaid(self, keys: Iterable[tuple[int, bytes]]) -> None:
+        """In the caller's transaction: what was written locally to these rows, by table id and key, came to nothing."""
+        waiting = [parked for key in keys if (parked := self._parked.get(*key)) and parked.reason == OVERLAID]
+        if not waiting:
+            return
+        self._pending.forget()
+        self._pending.cover()
+        self._overlaid = True
+        with self._silently():
+            for parked in waiting:
+                synced = self._catalogue.by_id(parked.table_id)
+                if synced is not None and not self._overlay(synced, parked.key).whole:
+                    self._parked.drop(parked.table_id, parked.key)
+                    change = _from_parked(synced, parked)
+                    if not self._apply_row(change):
+                        self._park(change, parked.key, CONSTRAINT)
+
     # ── parked rows ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _park(self, change: RowChange, key: bytes, reason: str) -> None:
@@ -377,11 +423,6 @@ class Applier:
         self._parked.fold(
             ParkedRow(change.synced.attached.id, key, op, {**cells, **change.unknown}, reason, change.seq)
         )
-
-    def _keyed(self, change: RowChange) -> dict[str, WireValue]:
-        width = len(change.synced.table.key)
-        key = {fold(n): encode(v) for n, v in zip(change.columns[:width], change.values[:width], strict=True)}
-        return {**key, **change.unknown}
 
     def _supersede(self, parked: ParkedRow, columns: Sequence[str]) -> None:
         """Parked cells that a later change has written are obsolete."""
@@ -426,13 +467,18 @@ class Applier:
     def _release(self, entry: Entry, payload: bytes) -> None:
         self._meta.set(released=entry.batch)
         self._pending.release(entry.batch)
+        if self._parked.count:
+            self._drop_older_parked(entry)
         if not entry.refused:
             return
-        mine = _batch_cells(payload)
+        self._take_hub_rows(entry, _batch_cells(payload))
+
+    def _take_hub_rows(self, entry: Entry, mine: dict[tuple[str, str, str], dict[str, WireValue]]) -> None:
+        """Keep this device's versions of refused rows as dead letters, and put the hub's rows in their place."""
         letters = []
         put_back: dict[tuple[int, bytes], RowChange] = {}
         for refusal in entry.refused:
-            synced = self._catalogue.by_name(refusal.table)
+            synced = self._wanted(refusal.table, entry.seq)
             key = tuple(decode_row(refusal.key))
             cells = mine.get((fold(refusal.table), refusal.op, json.dumps(refusal.key)), {})
             letters.append(_refused_letter(entry, refusal, cells))
@@ -443,6 +489,22 @@ class Applier:
         self._overlaid = True
         ordered = sorted(put_back.values(), key=lambda change: change.op != "delete")
         self._apply_carefully(ordered)
+
+    def _drop_older_parked(self, entry: Entry) -> None:
+        """What is parked for a row is obsolete when an own entry, later in the log, has written the row."""
+        for run in entry.changes:
+            synced = self._catalogue.by_name(run.table)
+            if synced is None:
+                continue
+            for row in run.rows:
+                key = synced.table.key_bytes(tuple(decode_row(row[: run.key])))
+                parked = self._parked.get(synced.attached.id, key)
+                if parked is None:
+                    continue
+                if run.op == "set":
+                    self._supersede(parked, run.columns)
+                else:
+                    self._parked.drop(synced.attached.id, key)
 
     def _prune(self, released: int) -> None:
         """Forget the oldest released batches above the limits."""

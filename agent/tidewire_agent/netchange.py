@@ -82,6 +82,8 @@ class NetChange:
         self._links: list[tuple[bytes, bytes]] = []
         self._candidates: list[bytes] = []
         self._moved_from: bytes | None = None
+        self.nothing: list[bytes] = []
+        """After `changes`: key bytes of rows that were written and have no net change."""
 
     def feed(self, rows: Iterable[LogRow]) -> None:
         """Take rows in the order of their ids."""
@@ -92,8 +94,11 @@ class NetChange:
         """The net change: deletes first."""
         self._tie_links()
         found: list[Change] = []
-        for net in self._nets.values():
-            found.extend(self._net_of(net))
+        for key, net in self._nets.items():
+            changes = list(self._net_of(net))
+            found.extend(changes)
+            if not changes:
+                self.nothing.append(key)
         found.sort(key=lambda change: change.op != "delete")
         return found
 

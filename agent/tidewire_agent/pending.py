@@ -46,6 +46,8 @@ class Overlay(NamedTuple):
     """Folded names, where not the whole row is."""
     unsealed: frozenset[str] = frozenset()
     """Those of them that no batch holds yet."""
+    only_unsealed: bool = False
+    """The whole row is pending, and no batch holds it yet."""
 
 
 NOTHING_PENDING: Final = Overlay(whole=False, columns=frozenset())
@@ -81,8 +83,9 @@ class Pending:
         ).fetchall()
         if not rows:
             return NOTHING_PENDING
-        if any(cols is None for _batch, cols in rows):
-            return Overlay(whole=True, columns=frozenset())
+        whole = [batch for batch, cols in rows if cols is None]
+        if whole:
+            return Overlay(whole=True, columns=frozenset(), only_unsealed=set(whole) == {_UNSEALED})
         named = [(batch, name) for batch, cols in rows for name in json.loads(cols)]
         return Overlay(
             whole=False,

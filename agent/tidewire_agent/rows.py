@@ -57,6 +57,13 @@ def set_cells(connection: sqlite3.Connection, table: Table, columns: tuple[str, 
     return connection.execute(statement, _bound(turned)).rowcount > 0
 
 
+def respell(connection: sqlite3.Connection, table: Table, key: Sequence[Value]) -> None:
+    """Write a key as it is spelled elsewhere: `1` and `1.0`, or 'bob' and 'BOB' under NOCASE, are one key."""
+    turned = (*key, *key)
+    statement = _set(table.name, len(key), (*table.key, *table.key), _raw_places(turned))
+    connection.execute(statement, _bound(turned))
+
+
 def delete(connection: sqlite3.Connection, table: Table, key: Sequence[Value]) -> None:
     """Delete one row."""
     connection.execute(_delete(table.name, table.key, _raw_places(key)), _bound(key))

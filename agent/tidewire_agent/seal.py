@@ -58,6 +58,8 @@ class Draft(NamedTuple):
     dead: list[DeadLetter]
     touched: list[tuple[int, bytes]]
     """Keys of rows sent as seeds: (table id, key bytes)."""
+    nothing: list[tuple[int, bytes]]
+    """Keys of rows that were written and have no net change."""
 
 
 class Sealer:
@@ -68,6 +70,7 @@ class Sealer:
         transaction: gives a write transaction.
         batch_bytes_max: a larger batch is split, and the log says so.
         changes_max: change log rows taken into one batch.
+        take_overlaid: told, in the storing transaction, of rows whose changes came to nothing.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Sealer:
         *,
         batch_bytes_max: int,
         changes_max: int,
+        take_overlaid: Callable[[Sequence[tuple[int, bytes]]], None],
     ) -> None:
         self._connection = connection
         self._meta = meta
@@ -90,6 +94,7 @@ class Sealer:
         self._seeds = seeds
         self._batch_bytes_max = batch_bytes_max
         self._changes_max = changes_max
+        self._take_overlaid = take_overlaid
 
     def seal(self, now_ms: int) -> SealOutcome:
         """Seal what is committed now: the change log first, seeds when it is empty."""
@@ -132,6 +137,7 @@ class Sealer:
             runs: list[WireRun] = []
             dead: list[DeadLetter] = []
             touched: list[tuple[int, bytes]] = []
+            nothing: list[tuple[int, bytes]] = []
             tables = self._connection.execute(
                 "SELECT DISTINCT t FROM tidewire_change WHERE id <= ? ORDER BY t", (cut,)
             ).fetchall()
@@ -145,10 +151,10 @@ class Sealer:
                 if fast is not None:
                     runs.append(fast)
                     continue
-                changes = self._net_changes(synced, rows, base_of, lambda: next(ties), dead, now_ms)
-                runs.extend(self._runs(synced, changes, touched))
+                changes = self._net_changes(synced, rows, base_of, lambda: next(ties), dead, nothing, now_ms)
+                runs.extend(self._runs(synced, changes, touched, nothing))
             runs.sort(key=lambda run: run["op"] != "delete")
-            return Draft(runs, _encoded(runs), cut, dead, touched)
+            return Draft(runs, _encoded(runs), cut, dead, touched, nothing)
 
     def _joined(self, synced: Synced, cut: int) -> list[tuple[Any, ...]]:
         """(id, op, cols, key…, is there, columns…) for each change of the table."""
@@ -185,6 +191,7 @@ class Sealer:
         base_of: Callable[[int], Position],
         next_tie: Callable[[], int],
         dead: list[DeadLetter],
+        nothing: list[tuple[int, bytes]],
         now_ms: int,
     ) -> list[Change]:
         table = synced.table
@@ -207,9 +214,17 @@ class Sealer:
                 )
 
         net.feed(log_rows())
-        return net.changes()
+        changes = net.changes()
+        nothing.extend((synced.attached.id, key) for key in net.nothing)
+        return changes
 
-    def _runs(self, synced: Synced, changes: Sequence[Change], touched: list[tuple[int, bytes]]) -> list[WireRun]:
+    def _runs(
+        self,
+        synced: Synced,
+        changes: Sequence[Change],
+        touched: list[tuple[int, bytes]],
+        nothing: list[tuple[int, bytes]],
+    ) -> list[WireRun]:
         """Changes grouped into runs of one operation, base and set of columns."""
         table = synced.table
         width = len(table.key)
@@ -218,8 +233,9 @@ class Sealer:
         for change in changes:
             op = change.op
             if synced.attached.has_originals and op != "put" and self._seeds.is_original(synced, change.key):
-                if change.row is None:
-                    continue  # it was here before and the hub never heard of it
+                if change.row is None:  # it was here before and the hub never heard of it
+                    nothing.append((synced.attached.id, table.key_bytes(change.key)))
+                    continue
                 op = "seed"
                 touched.append((synced.attached.id, table.key_bytes(change.key)))
             if op == "set":
@@ -263,6 +279,8 @@ class Sealer:
             else:
                 self._connection.execute("DELETE FROM tidewire_change WHERE id <= ?", (draft.cut,))
                 self._connection.execute("DELETE FROM tidewire_mark WHERE id <= ?", (draft.cut,))
+            if draft.nothing:
+                self._take_overlaid(draft.nothing)
         return time.perf_counter() - started
 
     def _append(self, changes_json: bytes, now_ms: int) -> None:
@@ -299,7 +317,7 @@ class Sealer:
             for run in draft.runs
             for row in run["rows"]
         ]
-        return Draft([], b"[]", draft.cut, [*draft.dead, *dead], draft.touched)
+        return Draft([], b"[]", draft.cut, [*draft.dead, *dead], draft.touched, draft.nothing)
 
     def _seeds_as_batch(self, now_ms: int) -> SealOutcome:
         chunk = self._seeds.next_chunk(now_ms)

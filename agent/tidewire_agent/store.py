@@ -134,6 +134,20 @@ class EdgeStore:
         self._pending = Pending(connection, self._meta, self._catalogue)
         self._parked = Parked(connection)
         self._seeds = Seeds(connection, self._catalogue, chunk_bytes=settings.seed_chunk_bytes)
+        self._applier = Applier(
+            connection,
+            self._meta,
+            self._catalogue,
+            self._transaction,
+            self._silently,
+            self._pending,
+            self._parked,
+            self._dead_letters,
+            self._seeds,
+            rows_max=settings.apply_rows_max,
+            kept_batches_max=settings.kept_batches_max,
+            kept_bytes_max=settings.kept_bytes_max,
+        )
         self._sealer = Sealer(
             connection,
             self._meta,
@@ -143,19 +157,7 @@ class EdgeStore:
             self._seeds,
             batch_bytes_max=settings.batch_bytes_max,
             changes_max=settings.changes_per_batch_max,
-        )
-        self._applier = Applier(
-            connection,
-            self._meta,
-            self._catalogue,
-            self._silent_transaction,
-            self._pending,
-            self._parked,
-            self._dead_letters,
-            self._seeds,
-            rows_max=settings.apply_rows_max,
-            kept_batches_max=settings.kept_batches_max,
-            kept_bytes_max=settings.kept_bytes_max,
+            take_overlaid=self._applier.take_overlaid,
         )
 
     @classmethod
@@ -182,6 +184,7 @@ class EdgeStore:
             )
         if not path.is_file():
             raise DatabaseMissing(f"there is no database at {path}")
+        path = path.resolve()  # SQLite keeps the -wal beside the file itself, not beside a link to it
         try:
             connection = _connect(path, settings)
         except sqlite3.Error as error:
@@ -438,16 +441,23 @@ class EdgeStore:
             ]
 
     def digests(self) -> tuple[Position, list[TableDigest]]:
-        """Rows and digest of each attached table, and the checkpoint at which they were taken."""
+        """Rows and digest of each attached table, and the checkpoint at which they were taken.
+
+        Rows whose key is NULL are left out: no other device can hold them.
+        """
         with _sqlite_errors(), snapshot(self._connection):
             found = []
             for _attached, table in self._catalogue:
                 folded = [fold(name) for name in table.column_names]
                 order = column_order(folded)
                 ordered_names = [folded[place] for place in order]
+                has_key = " AND ".join(f"{quote(column)} IS NOT NULL" for column in table.key)
                 rows = fetch_all(
                     self._connection,
-                    f"SELECT {names([table.column_names[place] for place in order])} FROM {quote(table.name)}",
+                    f"""
+                    SELECT {names([table.column_names[place] for place in order])} FROM {quote(table.name)}
+                    WHERE {has_key}
+                    """,
                 )
                 digest = table_digest(row_digest(ordered_names, row) for row in rows)
                 found.append(TableDigest(table.name, len(rows), as_hex(digest)))
@@ -511,14 +521,13 @@ class EdgeStore:
             raise
 
     @contextmanager
-    def _silent_transaction(self) -> Iterator[None]:
-        """A write transaction in which no trigger runs."""
-        with self._transaction():
-            if self._switch is not None:
+    def _silently(self) -> Iterator[None]:
+        """Part of a transaction in which no trigger runs: always so where they can be switched off."""
+        if self._switch is not None:
+            yield
+        else:
+            with dropped_triggers(self._connection):
                 yield
-            else:
-                with dropped_triggers(self._connection):
-                    yield
 
     @contextmanager
     def _heard_transaction(self) -> Iterator[None]:
