@@ -148,7 +148,9 @@ def _print_line(text: str = "") -> None:
 
 def _till_text(till: TillReading) -> str:
     text = f"{till.name} {till.orders} at #{till.seq}"
-    return text if till.state == "live" else f"{text} {till.state}, {till.waiting} to send"
+    if till.state != "live":
+        text += f" {till.state}"
+    return f"{text}, {till.waiting} to send" if till.waiting else text
 
 
 def _live_table(reading: Reading) -> Table:
