@@ -90,7 +90,12 @@ def roll_back(connection: sqlite3.Connection) -> None:
 
 
 def connect(
-    path: Path | None, *, synchronous: Literal["FULL", "NORMAL"], cache_bytes: int, wal_pages: int
+    path: Path | None,
+    *,
+    synchronous: Literal["FULL", "NORMAL"],
+    cache_bytes: int,
+    wal_pages: int,
+    page_bytes: int = 4096,
 ) -> sqlite3.Connection:
     """A connection in WAL mode without implicit transactions; `path` None is a database in memory."""
     connection = sqlite3.connect(
@@ -102,6 +107,7 @@ def connect(
     )
     try:
         for pragma in (
+            f"page_size={page_bytes}",  # of a new file; an old one keeps its own
             "journal_mode=WAL",
             f"synchronous={synchronous}",
             f"cache_size=-{max(cache_bytes // 1024, 1)}",
