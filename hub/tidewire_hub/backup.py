@@ -57,6 +57,7 @@ def back_up(data: DataDirectory, destination: Path) -> BackupReport:
     copy = DataDirectory(destination, data.stream)
     if copy.log.exists():
         raise SettingError(f"{copy.log} exists already", hint="give a new directory for each backup")
+    open_read_only(data.log).close()  # says so before anything is made
     copy.make()
     unfinished = copy.log.with_name(".log.db.new")
     unfinished.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from tidewire_hub.actions import Publish
-from tidewire_link.errors import LinkError, NotConnected
+from tidewire_link.errors import NotConnected
 from tidewire_link.port import Link
 
 _TURN_MESSAGES: Final = 32
@@ -22,8 +22,8 @@ class Outbox:
     Args:
         link: the connection.
         bytes_max: above this `on_full(True)` is called, below half of it again `on_full(False)`.
-        on_paced_sent: called once for each paced message, whether the broker got it or not.
-        on_refused: called when the broker refuses a message for good.
+        on_done: called once for each message: with None when the broker has it, else with the error. Messages that
+            are dropped because there is no connection get theirs in a later turn of the event loop.
     """
 
     def __init__(
@@ -32,14 +32,12 @@ class Outbox:
         *,
         bytes_max: int,
         on_full: Callable[[bool], None],
-        on_paced_sent: Callable[[], None],
-        on_refused: Callable[[Publish, LinkError], None],
+        on_done: Callable[[Publish, BaseException | None], None],
     ) -> None:
         self._link = link
         self._bytes_max = bytes_max
         self._on_full = on_full
-        self._on_paced_sent = on_paced_sent
-        self._on_refused = on_refused
+        self._on_done = on_done
         self._queue: deque[Publish] = deque()
         self._bytes = 0
         self._full = False
@@ -97,16 +95,12 @@ class Outbox:
 
     def _confirmed(self, publish: Publish, sent: asyncio.Future[None]) -> None:
         self._unconfirmed -= 1
-        error = None if sent.cancelled() else sent.exception()
-        if isinstance(error, LinkError) and not error.retry:
-            self._on_refused(publish, error)
-        if publish.paced:
-            self._on_paced_sent()
+        error = asyncio.CancelledError() if sent.cancelled() else sent.exception()
+        self._on_done(publish, error)
         self._note_quiet()
 
     def _dropped(self, publish: Publish) -> None:
-        if publish.paced:
-            asyncio.get_running_loop().call_soon(self._on_paced_sent)
+        asyncio.get_running_loop().call_soon(self._on_done, publish, NotConnected("there is no connection"))
 
     def _note_quiet(self) -> None:
         if not self._queue and self._unconfirmed == 0:

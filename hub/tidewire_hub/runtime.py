@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from math import inf
 from typing import Any, Final, TypeVar
@@ -21,7 +22,7 @@ from tidewire_hub.layout import DataDirectory, replace_file
 from tidewire_hub.outbox import Outbox
 from tidewire_hub.settings import HubSettings
 from tidewire_hub.stream_host import StreamHost, as_tidewire_error, is_storage_fault, wall_ms
-from tidewire_link.errors import LinkError, SubscriptionDenied
+from tidewire_link.errors import LinkError, PayloadTooLarge, PublishDenied, SubscriptionDenied
 from tidewire_link.port import Connected, Disconnected, Link, Received
 from tidewire_schemas import topics
 from tidewire_schemas.errors import TidewireError
@@ -35,11 +36,14 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 _TURN_EVENTS: Final = 32
 """Events in a row before other tasks of the event loop get their turn."""
 
+REFUSED_MAX: Final = 10
+"""Topics whose publishes the broker refuses that are shown: a sample is enough to see what the access rules lack."""
+
 _STOP_COMMIT_S: Final = 1.0
 """Longest wait for a commit under way when stopping, so that its acks still go out."""
 
-_STOP_PUBLISH_S: Final = 0.5
-"""Longest wait for the broker to take the last messages."""
+_STOP_PUBLISH_S: Final = 0.4
+"""Longest wait for the broker to take the last messages, and again for its goodbye: it may be frozen."""
 
 
 class HubRuntime:
@@ -66,8 +70,7 @@ class HubRuntime:
             link,
             bytes_max=settings.publish_bytes_max,
             on_full=lambda full: self._perform(core.on_outbox(full=full)),
-            on_paced_sent=lambda: self._perform(core.on_paced_sent(self._now())),
-            on_refused=self._publish_refused,
+            on_done=self._published,
         )
         self._jobs = 0
         self._idle = asyncio.Event()
@@ -125,7 +128,9 @@ class HubRuntime:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._link.close()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_PUBLISH_S):
+                    await self._link.close()
 
     # ── the connection ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -183,11 +188,17 @@ class HubRuntime:
         self._outbox.clear()
         self._perform(self._core.on_disconnected(self._now()))
 
-    def _publish_refused(self, publish: Publish, error: LinkError) -> None:
-        if publish.topic not in self._refused:
-            logger.error("%s", error)
-        if len(self._refused) < 10:  # a sample is enough to see what the access rules lack
-            self._refused[publish.topic] = str(error)
+    def _published(self, publish: Publish, error: BaseException | None) -> None:
+        topic = publish.topic
+        if error is None:
+            self._refused.pop(topic, None)
+        elif isinstance(error, PublishDenied | PayloadTooLarge):
+            if topic not in self._refused:
+                logger.error("%s", error)
+            if len(self._refused) < REFUSED_MAX:
+                self._refused[topic] = str(error)
+        if publish.paced:
+            self._perform(self._core.on_paced_sent(self._now()))
 
     # ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────
 
