@@ -187,8 +187,11 @@ class Engine:
 
     async def received(self, topic: str, payload: bytes) -> None:
         """A message came in."""
+        rejected = self._inbox.rejected_count
         received = self._inbox.open(topic, payload)
         if received is None:
+            if self._inbox.rejected_count != rejected:
+                self._on_change(False)
             return
         message, size = received
         if isinstance(message, Welcome):

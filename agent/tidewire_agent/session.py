@@ -51,6 +51,9 @@ NO_PAGES: Final = Trouble(
     "the log goes on and its entries do not arrive",
     "may this device read the stream's `log` topic and its own `in` topic?",
 )
+FRUITLESS_MAX: Final = 2
+"""So many replays may end before a place that was heard of, until that place is no longer believed in."""
+
 _SOLVED_BY_WELCOME: Final = (NO_WELCOME.code, "log_foreign", "checkpoint_off_log", "leader_stale", "hub_problem")
 
 
@@ -130,6 +133,7 @@ class Session:
         self._credit = 0
         self._asked_from = START
         self._replay_end: Position | None = None
+        self._fruitless = 0
         self._pages_deadline = inf
         # questions of freshness, oldest first
         self._fresh: dict[str, float] = {}
@@ -207,6 +211,8 @@ class Session:
     def applied(self, position: Position, now: float) -> list[Effect]:
         """A page was applied; the next must go on after `position`."""
         self._applying = None
+        if position != self._position:
+            self._fruitless = 0
         self._position = position
         self._clear(NO_PAGES.code)
         if self._pages_deadline != inf:
@@ -506,7 +512,7 @@ class Session:
             return
         if self.state is State.CATCHING_UP:
             self._catch_up(now)
-        elif found is Next.GAP:
+        elif found is Next.GAP and not self._fruitless:
             self._enter(Cause.GAP)
             self._request_replay(now)
         elif self._heard <= self._tail.seq or self._applying:
@@ -522,12 +528,27 @@ class Session:
             self._credit = 0
             self._pages_deadline = inf
             self._clear(NO_PAGES.code)
+            self._judge_what_was_heard()
             self._advance(now)
             return
         reach = self._pages.reach(self._tail)
         all_asked_for = end is not None and reach.seq >= end.seq
         if not self._credit and not all_asked_for and len(self._pages) <= self._limits.replay_pages // 2:
             self._request_replay(now)
+
+    def _judge_what_was_heard(self) -> None:
+        """A replay has ended before a place that was heard of.
+
+        Once, that can be as it crossed with a lost page: it is asked for again after a while. Twice, there is no such
+        place in the log, whoever said so: it is forgotten, rather than asked for without end.
+        """
+        if self._heard <= self._position.seq:
+            return
+        self._fruitless += 1
+        if self._fruitless == FRUITLESS_MAX:
+            self._fruitless = 0
+            self._pages.clear()
+            self._heard = self._position.seq
 
     def _request_replay(self, now: float) -> None:
         self._asked_from = self._pages.reach(self._tail)
@@ -579,6 +600,7 @@ class Session:
         self._pages.clear()
         self._credit = 0
         self._replay_end = None
+        self._fruitless = 0
         self._pages_deadline = inf
 
     def _enter(self, cause: Cause) -> None:

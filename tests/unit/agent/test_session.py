@@ -700,6 +700,24 @@ def test_pages_that_wait_are_bounded_by_bytes() -> None:
     assert made._pages.bytes_held <= LIMITS.pages_held_bytes_max
 
 
+def test_a_page_that_the_log_does_not_know_is_forgotten_rather_than_asked_for_without_end() -> None:
+    """Guarantee 10."""
+    made = live(at(2))
+    effects = feed(made, page(at(9), 1), now=1.0)
+    asked, now = 0, 1.0
+    while effects and now < 60.0:
+        asked += len(only(effects, RequestReplay))
+        effects = feed(made, replay(page(at(2), 0), last=True), now=now)
+        assert made.state is State.LIVE
+        if made.wake_at != inf:
+            now = made.wake_at
+            effects = made.tick(now, 0.0)
+    assert asked == 2
+    assert made.wake_at == inf
+    third = page(at(2), 1)
+    assert feed(made, third, now=now) == [ApplyPage(third)]
+
+
 # ── heads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
