@@ -59,15 +59,15 @@ _BY_CODE: Final[dict[int, type[DatabaseError]]] = {
 
 
 @contextmanager
-def storage_errors(what: object) -> Iterator[None]:
-    """Turn `sqlite3` errors inside into `DatabaseError`s that name `what`."""
+def storage_errors(what: object, *, if_damaged: str | None = None) -> Iterator[None]:
+    """Turn `sqlite3` errors inside into `DatabaseError`s that name `what`; `if_damaged` is what to do then."""
     try:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         # The low byte is the primary code; extended codes say which call failed.
         kind = _BY_CODE.get(code & 0xFF, DatabaseError) if code is not None else DatabaseError
-        raise kind(f"{what}: {error}") from error
+        raise kind(f"{what}: {error}", hint=if_damaged if kind is StorageDamaged else None) from error
 
 
 @contextmanager

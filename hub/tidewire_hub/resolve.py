@@ -20,7 +20,7 @@ from tidewire_hub.resolve_unique import refuse_clashes
 from tidewire_hub.resolve_view import View
 from tidewire_schemas.messages import Run
 
-ROUNDS_MAX: Final = 50
+ROUNDS_MAX: Final = 16
 """Rounds until no row more is refused. Real batches take two or three; one made to take thousands is refused whole."""
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -59,6 +60,8 @@ FOLD_BYTES_MAX: Final = 4 * 1024 * 1024
 FOLD_ENTRIES_MAX: Final = 1_000
 """Entries read at a time, and folded in one transaction, while the state catches up."""
 
+DAMAGED_STATE_HINT: Final = "stop the hub and delete this file: it is made anew from the log"
+
 _ENTRY: Final = TypeAdapter(Entry)
 
 
@@ -101,11 +104,23 @@ class Stream:
         `state_path` None keeps the state in memory.
         """
         settings = settings or StreamSettings()
-        stream = cls(log, _open_state(log, state_path, settings), state_path, settings)
+        try:
+            return cls._opened(log, state_path, settings)
+        except StorageDamaged as error:
+            if state_path is None or not state_path.exists():
+                raise
+            logger.warning("%s is damaged and made anew: %s", state_path, error)
+            _remove(state_path)
+            return cls._opened(log, state_path, settings)
+
+    @classmethod
+    def _opened(cls, log: HubLog, state_path: Path | None, settings: StreamSettings) -> Self:
+        state = _open_state(log, state_path, settings)
+        stream = cls(log, state, state_path, settings)
         try:
             stream._ready()
         except BaseException:
-            stream._state.close()
+            state.close()
             raise
         return stream
 
@@ -182,7 +197,7 @@ class Stream:
     def recent(self, device: str, incarnation: str, count: int) -> list[ChainPoint]:
         """Up to `count` of its newest batches, newest first."""
         self._ready()
-        with storage_errors(self._state_name):
+        with self._state_errors():
             return self._state.chains.newest(device, incarnation, count)
 
     def declare(self, device: str, shapes: Sequence[TableShape]) -> list[TableProblem]:
@@ -191,7 +206,7 @@ class Stream:
         Declaring what is known already costs no write.
         """
         self._ready()
-        with storage_errors(self._state_name):
+        with self._state_errors():
             catalogue, problems = self._declaration.merge_all(self._state, shapes)
         if catalogue is not self._state.catalogue:
             self.settle()
@@ -219,28 +234,31 @@ class Stream:
         known = self._state.catalogue.find(table)
         if known is None:
             return
-        with storage_errors(self._state_name):
+        with self._state_errors():
             for _, cells in self._state.rows.scan(known):
                 yield {known.shown(name): value for name, value in cells.items()}
 
     def conflicts(self, after_id: int = 0, limit: int = 100) -> list[Conflict]:
         """Conflict records after `after_id`, oldest first."""
         self._ready()
-        with storage_errors(self._state_name):
+        with self._state_errors():
             return self._state.conflicts.read(after_id, limit)
 
     def devices(self) -> list[DeviceChain]:
         """Every (device, incarnation) that has a batch in the log, by name."""
         self._ready()
-        with storage_errors(self._state_name):
+        with self._state_errors():
             return self._state.chains.devices()
 
     def close(self) -> None:
         """Commit what the state holds open, and close state and log."""
         self.settle()
-        with storage_errors(self._state_name):
+        with self._state_errors():
             self._state.close()
         self._log.close()
+
+    def _state_errors(self) -> AbstractContextManager[None]:
+        return storage_errors(self._state_name, if_damaged=DAMAGED_STATE_HINT)
 
     def _attempt(self, incoming: Sequence[Incoming], at_ms: int, poisoned: dict[int, BatchProblem]) -> Commit:
         """Resolve and append one group; whatever fails, the state is rolled back and nothing was acked."""
@@ -252,7 +270,7 @@ class Stream:
             batch_bytes_max=self._settings.batch_bytes_max,
         )
         try:
-            with storage_errors(self._state_name):
+            with self._state_errors():
                 self._state.begin()
                 commit = sequencer.take_all(incoming, poisoned)
             if commit.entries:
@@ -271,7 +289,7 @@ class Stream:
             if rows >= limit // 50 and self._rows_uncommitted < limit:
                 return
         try:
-            with storage_errors(self._state_name):
+            with self._state_errors():
                 self._state.commit()
             self._rows_uncommitted = 0
         except DatabaseError as error:
@@ -283,7 +301,7 @@ class Stream:
         """Bring the state to where the log is, unless it is there."""
         if not self._behind:
             return
-        with storage_errors(self._state_name):
+        with self._state_errors():
             self._state.rollback()
             self._rows_uncommitted = 0
             document = self._log.load_document(CATALOGUE)
@@ -312,21 +330,22 @@ class Stream:
 def _open_state(log: HubLog, path: Path | None, settings: StreamSettings) -> State:
     """The state's file if it belongs to this log and is not ahead of it, else a new one."""
     limits = Limits(settings.state_cache_bytes, settings.chain_points_max, settings.conflicts_max)
-    try:
-        with storage_errors(path or "state in memory"):
-            state = State.open(path, log.log_id, limits)
-        if state is not None and log.position_at(Seq(state.position.seq)) == state.position:
-            return state
+    with storage_errors(path or "state in memory"):
+        state = State.open(path, log.log_id, limits)
         if state is not None:
+            if log.position_at(Seq(state.position.seq)) == state.position:
+                return state
             state.close()
         logger.warning("%s is not of this log: it is made anew", path)
-    except StorageDamaged as error:
-        logger.warning("%s is damaged and made anew: %s", path, error)
-    if path is not None:
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-    with storage_errors(path or "state in memory"):
+        _remove(path)
         state = State.open(path, log.log_id, limits)
     if state is None:
         raise StorageDamaged(f"{path} cannot be made anew")
     return state
+
+
+def _remove(path: Path | None) -> None:
+    """Delete the state's files: it is a cache."""
+    if path is not None:
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -73,7 +73,10 @@ class Rows:
 
     def total(self, table: Table) -> Total:
         """The table's total, to be read or changed."""
-        return self._totals.setdefault(table.id, Total())
+        total = self._totals.get(table.id)
+        if total is None:
+            total = self._totals[table.id] = Total()
+        return total
 
     def scan(self, table: Table) -> Iterator[tuple[bytes, Cells]]:
         """Key and cells of every row, by key."""

@@ -188,6 +188,18 @@ def test_a_state_that_does_not_fit_the_log_is_made_anew(tmp_path: Path, damage: 
     again.close()
 
 
+def test_a_state_whose_pages_are_damaged_is_made_anew(tmp_path: Path) -> None:
+    stream = _told(tmp_path)
+    before = picture(stream)
+    stream.close()
+    content = bytearray((tmp_path / "state.db").read_bytes())
+    content[8192:] = b"\xa5" * (len(content) - 8192)
+    (tmp_path / "state.db").write_bytes(content)
+    again = Stream.open(SqliteLog.open(tmp_path / "log.db"), tmp_path / "state.db")
+    assert picture(again) == before
+    again.close()
+
+
 def _log_id(folder: Path) -> str:
     log = SqliteLog.open(folder / "log.db")
     log.close()
