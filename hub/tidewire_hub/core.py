@@ -104,6 +104,11 @@ class HubCore:
         self._head_said_at = -inf
         self._save_at = inf
 
+    def restore(self, document: DevicesDocument) -> None:
+        """Begin with what an earlier hub process knew of devices."""
+        self.devices.load(document.devices)
+        self._voice.rejected.load(document.rejected, document.rejected_total)
+
     # ── inputs: the connection ────────────────────────────────────────────────────────────────────────────────────
 
     def on_connected(self, payload_bytes_max: int, now: Now) -> list[Effect]:
@@ -135,7 +140,7 @@ class HubCore:
 
     # ── inputs: messages ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def on_message(self, topic: str, payload: bytes, now: Now) -> list[Effect]:
+    def on_message(self, topic: str, payload: bytes, now: Now, *, retained: bool = False) -> list[Effect]:
         """A message came in. Whatever it is, no other is held up by it."""
         place = topics.parse(topic)
         if place is None or place.device is None or place.stream not in (None, self._settings.stream):
@@ -151,7 +156,7 @@ class HubCore:
                 case "ask":
                     self._take_ask(session, payload, now)
                 case "device_state":
-                    self._take_state(session, payload, now)
+                    self._take_state(session, payload, now, retained=retained)
         except SequenceGap as gap:
             self._voice.ask_to_resend(session, f"{gap.message}: a part was lost on the way")
         except TidewireError as error:
@@ -189,13 +194,13 @@ class HubCore:
                 answer = FreshAnswer(incarnation=incarnation, boot=boot, nonce=nonce, head=self.head)
                 self._voice.tell(session.device, answer)
 
-    def _take_state(self, session: Session, payload: bytes, now: Now) -> None:
+    def _take_state(self, session: Session, payload: bytes, now: Now, *, retained: bool) -> None:
         if not payload:  # a person removed the retained message
             self.devices.forget(session.device)
         else:
             message = codec.parse("device_state", payload, bytes_max=len(payload))
             if isinstance(message, DeviceState):
-                self.devices.said_state(session.device, message, now.ms)
+                self.devices.said_state(session.device, message, None if retained else now.ms)
         self._save_soon(now)
 
     def _take_hello(self, session: Session, hello: Hello, now: Now) -> None:

@@ -77,13 +77,18 @@ class DeviceRegistry:
         """A device said Hello."""
         self._update(device, last_seen=at, incarnation=hello.incarnation, boot=hello.boot, position=hello.position)
 
-    def said_state(self, device: str, state: DeviceState, at: int) -> None:
-        """A device, or its last will, said how it is. What a last will leaves out stays as it was."""
-        known = state.model_dump(exclude={"v", "type"}, exclude_none=True)
+    def said_state(self, device: str, state: DeviceState, at: int | None) -> None:
+        """A device, or its last will, said how it is; `at` None: some time ago, and the broker kept it.
+
+        What a last will leaves out stays as it was.
+        """
+        known = state.model_dump(exclude={"v", "type", "position"}, exclude_none=True)
+        if state.position is not None:
+            known["position"] = state.position
+        if at is not None:
+            known["last_seen"] = at
         # Absent means "nothing to tell", save for the problem: that one is over when it is not said again.
-        self._update(
-            device, **{"problem": None, **known, "position": state.position or self._position(device)}, last_seen=at
-        )
+        self._update(device, **{"problem": None, **known})
 
     def was_accepted(self, device: str, batch: int, seq: int, at: int) -> None:
         """A batch of a device is in the log."""
@@ -92,10 +97,6 @@ class DeviceRegistry:
     def forget(self, device: str) -> None:
         """A device's retained state was removed."""
         self._records.pop(device, None)
-
-    def _position(self, device: str) -> Position | None:
-        record = self._records.get(device)
-        return record.position if record else None
 
     def _update(self, device: str, **changes: object) -> None:
         record = self._records.get(device) or DeviceRecord(device=device)

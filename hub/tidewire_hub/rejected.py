@@ -48,6 +48,11 @@ class RejectedList:
         self.total += 1
         return rejected
 
+    def load(self, newest_first: list[RejectedMessage], total: int) -> None:
+        """Begin with what was saved."""
+        self._messages.extend(reversed(newest_first))
+        self.total = total
+
     def newest_first(self) -> list[RejectedMessage]:
         """What is kept."""
         return list(reversed(self._messages))

@@ -21,6 +21,7 @@ from tidewire_hub.devices import read_document
 from tidewire_hub.layout import DataDirectory, replace_file
 from tidewire_hub.outbox import Outbox
 from tidewire_hub.settings import HubSettings
+from tidewire_hub.stream import Commit
 from tidewire_hub.stream_host import StreamHost, as_tidewire_error, is_storage_fault, wall_ms
 from tidewire_link.errors import LinkError, PayloadTooLarge, PublishDenied, SubscriptionDenied
 from tidewire_link.port import Connected, Disconnected, Link, Received
@@ -72,6 +73,7 @@ class HubRuntime:
             on_full=lambda full: self._perform(core.on_outbox(full=full)),
             on_done=self._published,
         )
+        self._append_began_s = inf
         self._jobs = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -97,6 +99,9 @@ class HubRuntime:
             reasons.append(self._link_problem)
         if self._core.problem is not None:
             reasons.append(f"the last commit failed: {self._core.problem}")
+        under_way_s = self._now().s - self._append_began_s
+        if under_way_s > self._settings.commit_slow_s:
+            reasons.append(f"a commit has been under way for {under_way_s:.0f} s: is the disk stuck?")
         reasons.extend(self._refused.values())
         return reasons
 
@@ -138,8 +143,8 @@ class HubRuntime:
         in_a_row = 0
         async for event in self._link:
             match event:
-                case Received(topic=topic, payload=payload):
-                    self._received(topic, payload)
+                case Received():
+                    self._received(event)
                 case Connected():
                     self._connected(event)
                 case Disconnected():
@@ -148,13 +153,14 @@ class HubRuntime:
             if in_a_row % _TURN_EVENTS == 0:
                 await asyncio.sleep(0)
 
-    def _received(self, topic: str, payload: bytes) -> None:
+    def _received(self, message: Received) -> None:
         if self._stopping:
             return  # not acked, so sent again
         try:
-            self._perform(self._core.on_message(topic, payload, self._now()))
+            effects = self._core.on_message(message.topic, message.payload, self._now(), retained=message.retained)
+            self._perform(effects)
         except Exception:
-            logger.exception("a message on %s could not be handled", topic)
+            logger.exception("a message on %s could not be handled", message.topic)
 
     def _connected(self, event: Connected) -> None:
         self._refused.clear()
@@ -209,9 +215,10 @@ class HubRuntime:
                 case Publish():
                     self._outbox.put(effect)
                 case Append(group=group):
+                    self._append_began_s = self._now().s
                     self._on_stream(
                         partial(host.append, group),
-                        partial(core.on_appended, group),
+                        partial(self._appended, effect),
                         partial(self._append_failed, effect),
                     )
                 case Greet(device=device, hello=hello):
@@ -263,7 +270,12 @@ class HubRuntime:
         self._idle.clear()
         asyncio.get_running_loop().run_in_executor(self._executor, job).add_done_callback(finished)
 
+    def _appended(self, append: Append, commit: Commit, now: Now) -> list[Effect]:
+        self._append_began_s = inf
+        return self._core.on_appended(append.group, commit, now)
+
     def _append_failed(self, append: Append, error: TidewireError, now: Now) -> list[Effect]:
+        self._append_began_s = inf
         return self._core.on_append_failed(append.group, error, now, storage=is_storage_fault(error))
 
     def _lead_failed(self, error: TidewireError, now: Now) -> list[Effect]:
@@ -296,7 +308,7 @@ class HubRuntime:
         if document is None:
             logger.warning("%s cannot be read: beginning anew", self._data.devices)
         else:
-            self._core.devices.load(document.devices)
+            self._core.restore(document)
 
     def _save(self, document: bytes) -> None:
         """Write off the event loop, one write at a time; of several that wait the newest counts."""

@@ -62,6 +62,9 @@ class HubSettings(LogSettings, BrokerSettings):
     commit_retry_max_s: Seconds = 15.0
     """Longest pause, so that the hub goes on soon after space returns."""
 
+    commit_slow_s: Seconds = 10.0
+    """A commit that takes longer than this makes the hub not ready: its disk may be stuck."""
+
     parts_bytes_max: int = Field(default=128 * 1024 * 1024, ge=2_048)
     """Bytes of all messages of which parts are missing: eight of the largest."""
 

@@ -75,12 +75,16 @@ class StreamHost:
 
     def greet(self, greet: Greet) -> Standing:
         """Take a device's tables, and look up where it stands."""
-        hello = greet.hello
+        device, hello = greet.device, greet.hello
+        accepted = self.stream.accepted(device, hello.incarnation)
+        sealed = hello.last_sealed
+        parted = accepted and sealed and (accepted.batch, accepted.digest) != (sealed.batch, sealed.digest)
+        recent = self.stream.recent(device, hello.incarnation, self._settings.chain_points_max) if parted else ()
         return Standing(
-            table_problems=tuple(self.stream.declare(greet.device, hello.tables)),
+            table_problems=tuple(self.stream.declare(device, hello.tables)),
             on_log=self.stream.checkpoint_known(hello.position),
-            accepted=self.stream.accepted(greet.device, hello.incarnation),
-            recent=tuple(self.stream.recent(greet.device, hello.incarnation, self._settings.chain_points_max)),
+            accepted=accepted,
+            recent=tuple(recent),
         )
 
     def read(self, page: ReadPage) -> EntriesRead:

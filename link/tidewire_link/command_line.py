@@ -119,6 +119,7 @@ def load_settings(
     Raises:
         SettingError: a file that cannot be read, an unknown key, a missing or bad value; it names the place.
     """
+    _refuse_misspelled(model, env_prefix, environ)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     path = config_file or environ.get(f"{env_prefix}CONFIG")
@@ -207,6 +208,16 @@ def _read_toml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
         if key not in model.model_fields:
             raise SettingError(f"{path}: unknown setting {key!r}", hint=_suggestion(key, model))
     return values
+
+
+def _refuse_misspelled(model: type[BaseModel], env_prefix: str, environ: Mapping[str, str]) -> None:
+    """Refuse a variable that is almost a setting. Others are let be: Kubernetes sets some of its own for a service."""
+    known = [f"{env_prefix}{key.upper()}" for key in (*model.model_fields, CONFIG_OPTION)]
+    for variable in environ:
+        if variable.startswith(env_prefix) and variable not in known:
+            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.92)
+            if near:
+                raise SettingError(f"unknown setting {variable} in the environment", hint=f"did you mean {near[0]}?")
 
 
 def _suggestion(key: str, model: type[BaseModel]) -> str:

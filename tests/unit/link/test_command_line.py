@@ -72,6 +72,12 @@ def test_the_environment_may_name_the_file_and_lists_with_commas(tmp_path: Path)
     assert got.tables == ("orders", "items")
 
 
+def test_a_misspelled_variable_is_refused_and_a_foreign_one_is_let_be() -> None:
+    with pytest.raises(SettingError, match="KETTLE_ACK_TIMEOUTS_S"):
+        loaded({"path": "/x"}, None, {"KETTLE_ACK_TIMEOUTS_S": "1"})
+    loaded({"path": "/x"}, None, {"KETTLE_SERVICE_HOST": "10.0.0.1", "KETTLE_PORT_8080_TCP": "tcp://10.0.0.1"})
+
+
 @pytest.mark.parametrize("key", ["ack_timeout", "ack-timeout-s", "ACK_TIMEOUT_S"])
 def test_an_unknown_key_in_the_file_is_named_with_what_was_probably_meant(tmp_path: Path, key: str) -> None:
     file = tmp_path / "kettle.toml"
