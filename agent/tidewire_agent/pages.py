@@ -45,6 +45,11 @@ class PageBuffer:
         """How much waits."""
         return self._bytes
 
+    @property
+    def last_seq(self) -> int:
+        """The highest seq that waits; 0 for none."""
+        return max((page.end.seq for _, _, page in self._pages), default=0)
+
     def add(self, page: Page, size: int) -> None:
         """Keep a page; of two that begin at the same place the longer one."""
         at = bisect.bisect_left(self._pages, page.prev.seq, key=lambda held: held[0])

@@ -211,8 +211,6 @@ class Session:
     def applied(self, position: Position, now: float) -> list[Effect]:
         """A page was applied; the next must go on after `position`."""
         self._applying = None
-        if position != self._position:
-            self._fruitless = 0
         self._position = position
         self._clear(NO_PAGES.code)
         if self._pages_deadline != inf:
@@ -341,13 +339,13 @@ class Session:
         self._say_tables(welcome)
         self._log, self._epoch = welcome.log, welcome.epoch
         self._welcome_head = welcome.head
-        self._heard = welcome.head.seq
         self._effects.append(Follow(welcome.log, welcome.epoch, welcome.head))
         self._effects.append(Limits(welcome.payload_bytes_max, welcome.batch_bytes_max))
         self._next_batch = 1 if welcome.accepted is None else welcome.accepted.batch + 1
         if self._next_batch > self._sealed:
             self._clear(NO_ACK.code)
         self._pages.keep(self._belongs)
+        self._heard = max(welcome.head.seq, self._pages.last_seq)
         behind = self._tail.seq < welcome.head.seq
         self._enter(Cause.WELCOME_BEHIND if behind else Cause.WELCOME_LEVEL)
         if behind:
@@ -543,6 +541,7 @@ class Session:
         place in the log, whoever said so: it is forgotten, rather than asked for without end.
         """
         if self._heard <= self._position.seq:
+            self._fruitless = 0
             return
         self._fruitless += 1
         if self._fruitless == FRUITLESS_MAX:

@@ -718,6 +718,21 @@ def test_a_page_that_the_log_does_not_know_is_forgotten_rather_than_asked_for_wi
     assert feed(made, third, now=now) == [ApplyPage(third)]
 
 
+def test_a_page_from_nowhere_that_came_before_the_welcome_is_forgotten_as_well() -> None:
+    made = session()
+    made.connected(0.0)
+    feed(made, page(at(9), 1))
+    effects, now, asked = made.welcomed(welcome(), {}, 0.0), 0.0, 0
+    while made.wake_at != inf or only(effects, RequestReplay):
+        asked += len(only(effects, RequestReplay))
+        effects = feed(made, replay(page(START, 0), last=True), now=now)
+        if made.wake_at != inf:
+            now = made.wake_at
+            effects = made.tick(now, 0.0)
+    assert asked == 2
+    assert made.state is State.LIVE
+
+
 # ── heads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
