@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import shlex
 import signal
 import struct
 import subprocess
@@ -118,7 +119,7 @@ def test_a_terminal_of_80_by_24_shows_live_tables(directory: Path) -> None:
             said += data
     os.close(near)
     assert demo.wait(LIMIT_S) == 0, said.decode()
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode()).replace("\r", "").splitlines()
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode()))
     assert_all_equal("\n".join(lines))
     assert max(len(line) for line in lines if "--data" not in line) <= 80
     assert b"\x1b[1A" in said, "the table is drawn over itself"
@@ -126,31 +127,40 @@ def test_a_terminal_of_80_by_24_shows_live_tables(directory: Path) -> None:
 
 def test_what_it_prints_to_play_with_works_until_ctrl_c(directory: Path) -> None:
     demo = Demo(directory, "--keep")
-    demo.says("start it again")
-    commands = dict(
-        re.findall(r"^(\w[\w -]+?\w) {2,}(\S.*)$", demo.text.split("in another terminal:")[1], re.MULTILINE)
-    )
+    demo.says("# start it again")
+    commands = dict(re.findall(r"^# (.+)\n(.+)$", demo.text, re.MULTILINE))
+    (place,) = re.findall(r"^cd (.+)$", demo.text, re.MULTILINE)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
-    def play(name: str, *, timeout_s: float = 30.0) -> str:
+    def play(name: str, *more: str) -> str:
         done = subprocess.run(
-            ["bash", "-c", commands[name]],
+            ["bash", "-c", shlex.join([*shlex.split(commands[name]), *more])],
+            cwd=place,
             env={**environment(directory), "PATH": path},
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=30,
             check=False,
         )
         assert done.returncode == 0, f"{commands[name]}: {done.stderr}"
         return done.stdout
 
-    play("write on one")
-    wait_for(lambda: play("read on another") == "mine-1|me|espresso|99\n", 20, what="the row is on the other till")
-    assert play("one agent").startswith("live since")
+    play("write one file")
+    wait_for(lambda: play("read another") == "x|me|tea|99\n", 20, what="the row is in the other file")
+    assert play("all that travels", "-C", "1").startswith("tidewire/v1/")
+    assert play("an agent").startswith("live since")
     assert "till-2" in play("all devices")
-    assert "prices" in play("the conflicts")
-    commands["what travels"] += " -C 1"
-    assert play("what travels").startswith("tidewire/v1/")
+    assert "prices" in play("what lost")
+    play("stop an agent")
+    wait_for(lambda: play("an agent").startswith("stopped"), 20, what="the agent has stopped")
+    again = subprocess.Popen(
+        shlex.split(commands["start it again"]), cwd=place, env={**environment(directory), "PATH": path}
+    )
+    try:
+        wait_for(lambda: play("an agent").startswith("live"), 20, what="it is live again, without its tables given")
+    finally:
+        again.terminate()
+        again.wait(10)
     demo.process.send_signal(signal.SIGINT)
     assert demo.ends() == 0, demo.text
     assert list(directory.iterdir()) == []

@@ -1,5 +1,7 @@
 """`python -m tidewire_hub.demo` is `tidewire-hub demo`."""
 
-from tidewire_hub.demo import command
+import sys
 
-command()
+from tidewire_hub.cli import main
+
+main(["demo", *sys.argv[1:]])

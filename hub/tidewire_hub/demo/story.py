@@ -24,6 +24,7 @@ from tidewire_hub.demo.readings import ITEM, Digest, Instruments, Reading
 from tidewire_hub.demo.screen import Screen, make_screen
 from tidewire_hub.demo.tills import TABLES, Till
 from tidewire_link.command_line import ExitCode
+from tidewire_schemas.errors import SettingError
 
 NAMES: Final = ("till-1", "till-2", "till-3")
 
@@ -94,6 +95,7 @@ class Demo:
 
         Raises:
             DemoFailed: something is not as it should be.
+            SettingError: the broker that was asked for cannot be had.
         """
         broker = self._choose_broker(choice)
         cable = self._bring_up(broker)
@@ -113,7 +115,7 @@ class Demo:
             self._screen.say("Mosquitto is not installed: installing it (apt-get install mosquitto) …")
             mosquitto = brokers.install()
         if choice == "mosquitto" and mosquitto is None:
-            raise DemoFailed("Mosquitto is not installed; as root: apt-get install mosquitto")
+            raise SettingError("Mosquitto is not installed", hint="as root: apt-get install mosquitto")
         if choice == "auto" and mosquitto is None:
             self._screen.say("Mosquitto is not installed and cannot be: using the embedded broker.")
         self._began_at = time.monotonic()
@@ -205,8 +207,7 @@ class Demo:
 
     def _keep(self, broker: brokers.Broker) -> None:
         self._screen.say()
-        agent = self._agents[NAMES[1]]
-        for line in commands_to_try(broker, self._tills, self._hub_data, agent):
+        for line in commands_to_try(self._directory, broker, self._agents[NAMES[1]]):
             self._screen.say(line)
         try:
             while True:
