@@ -50,9 +50,9 @@ class Cable:
                 threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
             with self._lock:
                 self._sockets += [near, far]
-                pulled = not self._plugged
-            if pulled:  # between dialling and here
-                self.pull()
+                if not self._plugged:  # pulled while we dialled
+                    _hang_up(near)
+                    _hang_up(far)
 
     def _dial(self) -> socket.socket:
         with self._lock:
