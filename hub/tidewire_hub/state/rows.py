@@ -11,11 +11,12 @@ from pydantic_core import to_json
 
 from tidewire_hub.catalogue import Table
 from tidewire_hub.effects import Effects
-from tidewire_hub.resolve_view import Cells, Row, View, unique_value
+from tidewire_hub.resolve_view import Cells, Row, unique_value
 from tidewire_hub.state.cells import Total, cells_digest, cells_json, cells_of
 from tidewire_hub.state.chunks import select_in
 from tidewire_hub.state.devices import Devices
 from tidewire_hub.state.fresh import FreshRun
+from tidewire_hub.state.view import StateView
 
 _WRITE_ROW: Final = """
     INSERT INTO row (table_id, key, cells, born_seq, born_by, seq, by, cells_by)
@@ -100,7 +101,7 @@ class Rows:
             self.total(run.table).add(len(run.keys), run.digest)
         return True
 
-    def write(self, effects: Effects, view: View) -> None:
+    def write(self, effects: Effects, view: StateView) -> None:
         """Bring rows, unique values and totals to what an entry left; `view` has them as they were."""
         rows = []
         removed: list[Value] = []
@@ -110,7 +111,7 @@ class Rows:
             table = effects.tables[table_id]
             before = view.row((table_id, key))
             cells = None if row.cells is None else cells_json(row.cells)
-            self._count(table, before, cells)
+            self._count(table, view.stored_cells((table_id, key)), cells)
             if table.unique:
                 _compare_unique(table, key, before, row, removed=removed, added=added)
             writer: tuple[int | None, int | None] = (None, None)
@@ -172,12 +173,12 @@ class Rows:
             for claim, wanted in claimed.items()
         )
 
-    def _count(self, table: Table, before: Row | None, cells: bytes | None) -> None:
+    def _count(self, table: Table, before: bytes | None, after: bytes | None) -> None:
         total = self.total(table)
-        if before is not None and before.cells is not None:
-            total.remove(cells_digest(cells_json(before.cells)))
-        if cells is not None:
-            total.add(1, cells_digest(cells))
+        if before is not None:
+            total.remove(cells_digest(before))
+        if after is not None:
+            total.add(1, cells_digest(after))
 
     def _read_last_id(self) -> None:
         self._last_id = self._connection.execute(_LAST_ID).fetchone()[0]

@@ -30,6 +30,7 @@ class StateView:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection: Final = connection
         self._rows: dict[RowId, Row | None] = {}
+        self._stored_cells: dict[RowId, bytes] = {}
         self._holders: dict[tuple[int, int, bytes], list[bytes]] = {}
 
     def prefetch(self, rows: Iterable[RowId]) -> None:
@@ -42,12 +43,19 @@ class StateView:
         for table_id, wanted in keys.items():
             for stored in select_in(self._connection, _READ_ROWS, (table_id,), wanted):
                 self._rows[table_id, stored[0]] = row_of(stored)
+                if stored[1] is not None:
+                    self._stored_cells[table_id, stored[0]] = stored[1]
 
     def row(self, row: RowId) -> Row | None:
         """See `View`."""
         if row not in self._rows:
             self.prefetch((row,))
         return self._rows[row]
+
+    def stored_cells(self, row: RowId) -> bytes | None:
+        """A row's cells as they are stored, None for a tombstone or no row."""
+        self.row(row)
+        return self._stored_cells.get(row)
 
     def prefetch_holders(self, table: Table, number: int, values: Iterable[bytes]) -> None:
         """See `View`."""
