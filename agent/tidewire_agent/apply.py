@@ -218,13 +218,18 @@ class Applier:
             if payload is not None:
                 self._release(entry, payload)
                 return entry.batch
-        runs = sorted(entry.changes, key=lambda run: run.op != "delete")
-        wanted = [(synced, run) for run in runs if (synced := self._wanted(run.table, entry.seq)) is not None]
-        if not (all(self._is_plain(synced, run) for synced, run in wanted) and self._apply_fast(wanted)):
-            self._apply_carefully(list(chain.from_iterable(_row_changes(s, run, entry.seq) for s, run in wanted)))
+        self._apply_changes(entry, first_batch=0)
         if own and entry.refused:
             self._take_hub_rows(entry, {})
         return None
+
+    def _apply_changes(self, entry: Entry, *, first_batch: int) -> None:
+        """Apply an entry's changes to the tables whose `first_batch` is above the given one."""
+        runs = sorted(entry.changes, key=lambda run: run.op != "delete")
+        found = ((self._wanted(run.table, entry.seq), run) for run in runs)
+        wanted = [(s, run) for s, run in found if s is not None and s.attached.first_batch > first_batch]
+        if not (all(self._is_plain(synced, run) for synced, run in wanted) and self._apply_fast(wanted)):
+            self._apply_carefully(list(chain.from_iterable(_row_changes(s, run, entry.seq) for s, run in wanted)))
 
     def _wanted(self, table: str, seq: int) -> Synced | None:
         """The attached table, if it does not hold this entry yet."""
@@ -398,22 +403,26 @@ class Applier:
         else:
             self._park(change, key, OVERLAID)
 
-    def take_overlaid(self, keys: Iterable[tuple[int, bytes]]) -> None:
-        """In the caller's transaction: what was written locally to these rows, by table id and key, came to nothing."""
-        waiting = [parked for key in keys if (parked := self._parked.get(*key)) and parked.reason == OVERLAID]
-        if not waiting:
+    def sealed(self, nothing: Iterable[tuple[int, bytes]]) -> None:
+        """In the sealing transaction: local writes to these rows, by table id and key, came to nothing.
+
+        What was set aside under them is applied after all, and what clashed with them may fit now.
+        """
+        if self._parked.count == 0:
             return
         self._pending.forget()
         self._pending.cover()
         self._overlaid = True
         with self._silently():
-            for parked in waiting:
+            for parked in filter(None, (self._parked.get(*key) for key in nothing)):
                 synced = self._catalogue.by_id(parked.table_id)
-                if synced is not None and not self._overlay(synced, parked.key).whole:
-                    self._parked.drop(parked.table_id, parked.key)
-                    change = _from_parked(synced, parked)
-                    if not self._apply_row(change):
-                        self._park(change, parked.key, CONSTRAINT)
+                if parked.reason != OVERLAID or synced is None or self._overlay(synced, parked.key).whole:
+                    continue
+                self._parked.drop(parked.table_id, parked.key)
+                change = _from_parked(synced, parked)
+                if not self._apply_row(change):
+                    self._park(change, parked.key, CONSTRAINT)
+            self._retry_parked()
 
     # ── parked rows ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -441,17 +450,19 @@ class Applier:
         if self._retry_unknown:
             waiting += self._parked.of_reason(UNKNOWN_COLUMN)
             self._retry_unknown = False
+        changes = []
         for parked in waiting:
             synced = self._catalogue.by_id(parked.table_id)
-            if synced is None:
-                self._parked.drop(parked.table_id, parked.key)
-                continue
-            change = _from_parked(synced, parked)
-            if len(change.columns) == len(synced.table.key) and change.unknown:
+            change = None if synced is None else _from_parked(synced, parked)
+            if change is not None and len(change.columns) == len(change.synced.table.key) and change.unknown:
                 continue  # none of its columns is here yet
             self._parked.drop(parked.table_id, parked.key)
-            if not self._apply_row(change):
-                self._parked.fold(parked)
+            if change is not None:
+                changes.append(change)
+        # One that fits now may make room for another.
+        while len(clashing := [change for change in changes if not self._apply_row(change)]) < len(changes):
+            changes = clashing
+        self._apply_together(clashing)
 
     # ── own entries ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -469,6 +480,7 @@ class Applier:
         self._pending.release(entry.batch)
         if self._parked.count:
             self._drop_older_parked(entry)
+        self._apply_changes(entry, first_batch=entry.batch)
         if not entry.refused:
             return
         self._take_hub_rows(entry, _batch_cells(payload))

@@ -98,9 +98,13 @@ class Catalogue:
             remembered.update((fold(name), name) for name in wanted)
             if all_tables:
                 remembered[ALL_TABLES] = ALL_TABLES
-            self._meta.set(wanted=json.dumps(sorted(remembered.values())))
+            asked = {fold(name) for name in wanted}
+            self._meta.set(
+                wanted=json.dumps(sorted(remembered.values())),
+                unwanted=json.dumps(sorted(self._unwanted() - asked)),
+            )
             self.registry.reload()
-            reports = [self._attach_one(name) for name in (user_tables(self._connection) if all_tables else wanted)]
+            reports = [self._attach_one(name) for name in (self._all_tables() if all_tables else wanted)]
         self.refresh()
         return reports
 
@@ -118,7 +122,10 @@ class Catalogue:
                 "DELETE FROM tidewire_table WHERE id = ?",
             ):
                 self._connection.execute(statement, (attached.id,))
-            self._meta.set(wanted=json.dumps([other for other in self._wanted() if fold(other) != fold(name)]))
+            self._meta.set(
+                wanted=json.dumps([other for other in self._wanted() if fold(other) != fold(name)]),
+                unwanted=json.dumps(sorted({*self._unwanted(), fold(name)})),
+            )
         self.refresh()
         return True
 
@@ -163,11 +170,15 @@ class Catalogue:
         has_rows = self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote(table.name)})").fetchone()[0]
         behind = self._meta.checkpoint != START
         table_id = self._connection.execute(
-            "INSERT INTO tidewire_table (name, columns, state, cursor_epoch, cursor_seq) VALUES (?, ?, ?, ?, ?)",
+            """
+            INSERT INTO tidewire_table (name, columns, state, first_batch, cursor_epoch, cursor_seq)
+            VALUES (?, ?, ?, ?, ?, ?)
+            """,
             (
                 table.name,
                 json.dumps(table.column_names),
                 "taking" if has_rows else "synced",
+                max(1, self._meta.number("next_batch")),
                 START.epoch if behind else None,
                 START.seq if behind else None,
             ),
@@ -250,8 +261,9 @@ class Catalogue:
 
     def _attach_newly_created(self) -> None:
         wanted = self._wanted()
-        candidates = user_tables(self._connection) if ALL_TABLES in wanted else wanted
-        for name in candidates:
+        there = self._all_tables()
+        # A program that uses DataSync on this file means it to be synced: its table needs no asking.
+        for name in there if ALL_TABLES in wanted else [*wanted, *(name for name in there if name == KV_TABLE)]:
             if fold(name) not in self.registry.by_name and self._attach_one(name).attached:
                 attached = self.registry.by_name[fold(name)]
                 self._definitions[attached.id] = self._read(name)
@@ -272,6 +284,14 @@ class Catalogue:
 
     def _wanted(self) -> list[str]:
         return [str(name) for name in json.loads(self._meta.text("wanted") or "[]")]
+
+    def _unwanted(self) -> set[str]:
+        """Folded names of tables that were detached: not even attached because all are."""
+        return {str(name) for name in json.loads(self._meta.text("unwanted") or "[]")}
+
+    def _all_tables(self) -> list[str]:
+        unwanted = self._unwanted()
+        return [name for name in user_tables(self._connection) if fold(name) not in unwanted]
 
     def _current_version(self) -> int:
         return int(self._connection.execute("PRAGMA schema_version").fetchone()[0])

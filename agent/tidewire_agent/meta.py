@@ -65,6 +65,7 @@ class Attached:
     name: str
     columns: tuple[str, ...]
     state: TableState
+    first_batch: int
     target: int | None
     offered: tuple[object, ...] | None
     """Wire values of the last key offered as a seed."""
@@ -89,7 +90,10 @@ class Registry:
     def reload(self) -> None:
         """Read them again, as another process may have attached or detached a table."""
         rows = self._connection.execute(
-            "SELECT id, name, columns, state, target, offered, cursor_epoch, cursor_seq, problem FROM tidewire_table"
+            """
+            SELECT id, name, columns, state, first_batch, target, offered, cursor_epoch, cursor_seq, problem
+            FROM tidewire_table
+            """
         ).fetchall()
         found = [
             Attached(
@@ -97,10 +101,11 @@ class Registry:
                 name=row[1],
                 columns=tuple(json.loads(row[2])),
                 state=row[3],
-                target=row[4],
-                offered=None if row[5] is None else tuple(json.loads(row[5])),
-                cursor=None if row[7] is None else Position(row[6], row[7]),
-                problem=row[8],
+                first_batch=row[4],
+                target=row[5],
+                offered=None if row[6] is None else tuple(json.loads(row[6])),
+                cursor=None if row[8] is None else Position(row[7], row[8]),
+                problem=row[9],
             )
             for row in rows
         ]

@@ -132,7 +132,7 @@ class Pending:
         rows: list[_Row] = []
         for run in parse_batch(payload).batch.changes:
             synced = self._catalogue.by_name(run.table)
-            if synced is None or run.op == "seed":
+            if synced is None or run.op == "seed" or batch < synced.attached.first_batch:
                 continue  # a seed yields to whatever the hub holds
             cols = json.dumps([fold(name) for name in run.columns[run.key :]]) if run.op == "set" else None
             rows.extend(

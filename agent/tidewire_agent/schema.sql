@@ -2,7 +2,8 @@
 
 -- Who this database is and how far it has come. Names: device, incarnation, log_id, heard_epoch; epoch and seq (the
 -- checkpoint); next_batch, last_digest; released (highest own batch that the applied log includes); drained (how often
--- the change log was emptied, as its ids then begin anew); wanted (tables asked for), dead_dropped.
+-- the change log was emptied, as its ids then begin anew); wanted (tables asked for), unwanted (tables
+-- detached again), dead_dropped.
 CREATE TABLE IF NOT EXISTS tidewire_meta (
     name  TEXT PRIMARY KEY,
     value
@@ -12,11 +13,13 @@ CREATE TABLE IF NOT EXISTS tidewire_meta (
 -- change's mask. `state`: taking (the hub's rows come first), offering (rows that were there before are sent as
 -- seeds, up to key `offered`), synced, or missing (dropped or renamed; see `problem`). `cursor_*`: where a table that
 -- was attached later stands in the log, while that is behind the checkpoint. `target`: the hub's head at attach.
+-- `first_batch`: own batches before this one were sealed before it was attached and say nothing of its rows now.
 CREATE TABLE IF NOT EXISTS tidewire_table (
     id           INTEGER PRIMARY KEY,
     name         TEXT NOT NULL UNIQUE COLLATE NOCASE,
     columns      TEXT NOT NULL,
     state        TEXT NOT NULL,
+    first_batch  INTEGER NOT NULL,
     target       INTEGER,
     offered      TEXT,
     cursor_epoch INTEGER,

@@ -57,7 +57,7 @@ class Draft(NamedTuple):
     """Highest change id that it covers."""
     dead: list[DeadLetter]
     touched: list[tuple[int, bytes]]
-    """Keys of rows sent as seeds: (table id, key bytes)."""
+    """Keys, by table id and key bytes, of rows that are no longer only this device's own originals."""
     nothing: list[tuple[int, bytes]]
     """Keys of rows that were written and have no net change."""
 
@@ -70,7 +70,7 @@ class Sealer:
         transaction: gives a write transaction.
         batch_bytes_max: a larger batch is split, and the log says so.
         changes_max: change log rows taken into one batch.
-        take_overlaid: told, in the storing transaction, of rows whose changes came to nothing.
+        sealed: told, in the storing transaction, of rows whose changes came to nothing.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Sealer:
         *,
         batch_bytes_max: int,
         changes_max: int,
-        take_overlaid: Callable[[Sequence[tuple[int, bytes]]], None],
+        sealed: Callable[[Sequence[tuple[int, bytes]]], None],
     ) -> None:
         self._connection = connection
         self._meta = meta
@@ -94,7 +94,7 @@ class Sealer:
         self._seeds = seeds
         self._batch_bytes_max = batch_bytes_max
         self._changes_max = changes_max
-        self._take_overlaid = take_overlaid
+        self._sealed = sealed
 
     def seal(self, now_ms: int) -> SealOutcome:
         """Seal what is committed now: the change log first, seeds when it is empty."""
@@ -147,7 +147,7 @@ class Sealer:
                     logger.warning("changes of a table that is not attached any more were set aside")
                     continue
                 rows = self._joined(synced, cut)
-                fast = _all_inserted(synced, rows, base_of)
+                fast = None if synced.attached.has_originals else _all_inserted(synced, rows, base_of)
                 if fast is not None:
                     runs.append(fast)
                     continue
@@ -232,12 +232,14 @@ class Sealer:
         grouped: dict[tuple[str, Position, tuple[int, ...]], WireRun] = {}
         for change in changes:
             op = change.op
-            if synced.attached.has_originals and op != "put" and self._seeds.is_original(synced, change.key):
-                if change.row is None:  # it was here before and the hub never heard of it
-                    nothing.append((synced.attached.id, table.key_bytes(change.key)))
-                    continue
-                op = "seed"
-                touched.append((synced.attached.id, table.key_bytes(change.key)))
+            if synced.attached.has_originals:
+                key = (synced.attached.id, table.key_bytes(change.key))
+                if op != "put" and self._seeds.is_original(synced, change.key):
+                    if change.row is None:  # it was here before and the hub never heard of it
+                        nothing.append(key)
+                        continue
+                    op = "seed"
+                touched.append(key)
             if op == "set":
                 places = tuple(i for i, name in enumerate(order) if i < width or fold(name) in change.changed)
             elif op == "delete":
@@ -279,8 +281,7 @@ class Sealer:
             else:
                 self._connection.execute("DELETE FROM tidewire_change WHERE id <= ?", (draft.cut,))
                 self._connection.execute("DELETE FROM tidewire_mark WHERE id <= ?", (draft.cut,))
-            if draft.nothing:
-                self._take_overlaid(draft.nothing)
+            self._sealed(draft.nothing)
         return time.perf_counter() - started
 
     def _append(self, changes_json: bytes, now_ms: int) -> None:

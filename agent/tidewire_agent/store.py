@@ -157,7 +157,7 @@ class EdgeStore:
             self._seeds,
             batch_bytes_max=settings.batch_bytes_max,
             changes_max=settings.changes_per_batch_max,
-            take_overlaid=self._applier.take_overlaid,
+            sealed=self._applier.sealed,
         )
 
     @classmethod
@@ -388,6 +388,8 @@ class EdgeStore:
                     "INSERT INTO tidewire_batch (batch, digest, sealed_at, bytes, payload) VALUES (?, ?, ?, ?, ?)",
                     (number, digest, sealed_at, len(payload), payload),
                 )
+            self._connection.execute("UPDATE tidewire_table SET first_batch = max(1, first_batch - ?)", (after,))
+            self._catalogue.registry.reload()
             self._meta.set(
                 incarnation=incarnation,
                 next_batch=len(kept) + 1,

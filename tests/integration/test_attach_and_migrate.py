@@ -220,3 +220,60 @@ def test_a_partial_unique_index_can_be_allowed(fleet: Fleet) -> None:
     a = fleet.edge("a", schema, settings=StoreSettings(allow_unkept_unique=True))
     a.sql("INSERT INTO t VALUES (1, 5)")
     assert len(fleet.push(a).entries) == 1
+
+
+def test_the_key_value_table_is_synced_whenever_it_is_there(fleet: Fleet) -> None:
+    schema = "CREATE TABLE tidewire_kv (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID"
+    a, b = fleet.edge("a", f"{NOTES}; {schema}", tables=["notes"]), fleet.edge("b", schema)
+    a.sql("INSERT INTO tidewire_kv VALUES ('k', '1')")
+    fleet.sync()
+    assert b.rows("SELECT * FROM tidewire_kv") == [("k", "1")]
+
+
+def test_a_detached_table_stays_detached_under_all_tables_until_it_is_asked_for(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES)
+    assert a.store.detach_table("notes")
+    a.sql("CREATE TABLE other (id INTEGER PRIMARY KEY); INSERT INTO notes VALUES ('1', 'x')")
+    a.store.refresh()
+    assert [shape.name for shape in a.store.shapes()] == ["other"]
+    a.attach("notes")
+    assert {shape.name for shape in a.store.shapes()} == {"notes", "other"}
+
+
+def test_what_was_written_and_taken_back_over_a_foreign_row_gives_way_to_it(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'from a')")
+    fleet.push(a)
+    b.sql("INSERT INTO notes VALUES ('1', 'from b')")
+    fleet.pull(b)
+    assert b.rows("SELECT body FROM notes") == [("from b",)]
+    b.sql("DELETE FROM notes")
+    fleet.sync()
+    assert b.rows("SELECT body FROM notes") == [("from a",)]
+    fleet.assert_equal()
+
+
+def test_deletes_of_own_new_rows_travel_while_older_rows_are_still_offered(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES, rows="INSERT INTO notes VALUES ('old', 'x')")
+    b = fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('new', 'x')")
+    a.store.seal(1)
+    a.sql("DELETE FROM notes WHERE id = 'new'")
+    fleet.sync()
+    assert b.rows("SELECT id FROM notes") == [("old",)]
+    fleet.assert_equal()
+
+
+def test_parked_rows_that_make_room_for_each_other_all_fit_in_the_end(fleet: Fleet) -> None:
+    schema = "CREATE TABLE u (id INTEGER PRIMARY KEY, email TEXT UNIQUE)"
+    a, b = fleet.edge("a", schema), fleet.edge("b", schema)
+    a.sql("INSERT INTO u VALUES (1, 'x'), (2, 'y')")
+    fleet.sync()
+    b.sql("INSERT INTO u VALUES (9, 'z')")  # not in the log yet, and in the way of row 1
+    a.sql("INSERT INTO u VALUES (3, 'q')")
+    a.sql("BEGIN; UPDATE u SET email = 'z' WHERE id = 1; UPDATE u SET email = 'x' WHERE id = 2; COMMIT")
+    fleet.push(a)
+    fleet.pull(b)
+    fleet.sync()
+    assert b.rows("SELECT id, email FROM u ORDER BY id") == [(1, "z"), (2, "x"), (3, "q")]
+    fleet.assert_equal()
