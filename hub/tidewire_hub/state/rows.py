@@ -59,25 +59,26 @@ class Rows:
         self._connection: Final = connection
         self._devices: Final = devices
         self._totals: dict[int, Total] = {}
+        self._changed: set[int] = set()
         self._last_id = 0
 
     def load(self) -> None:
         """Read again what is held in memory, after opening and after a rollback."""
         stored = self._connection.execute("SELECT table_id, rows, digest FROM total")
         self._totals = {table_id: Total(rows, int(digest, 16)) for table_id, rows, digest in stored}
+        self._changed = set()
         self._read_last_id()
 
     def save_totals(self) -> None:
-        """Write the totals, within the transaction."""
-        values = [(table_id, total.rows, total.hex) for table_id, total in self._totals.items()]
+        """Write the totals that have changed, within the transaction."""
+        changed = [(table_id, self._totals[table_id]) for table_id in self._changed]
+        values = [(table_id, total.rows, total.hex) for table_id, total in changed]
         self._connection.executemany(_SAVE_TOTAL, values)
+        self._changed.clear()
 
     def total(self, table: Table) -> Total:
-        """The table's total, to be read or changed."""
-        total = self._totals.get(table.id)
-        if total is None:
-            total = self._totals[table.id] = Total()
-        return total
+        """How many rows the table has, and their digest."""
+        return self._totals.get(table.id) or Total()
 
     def scan(self, table: Table) -> Iterator[tuple[bytes, Cells]]:
         """Key and cells of every row, by key."""
@@ -98,7 +99,7 @@ class Rows:
         if values:
             self._connection.executemany(_ADD_VALUE, values)
         for run in runs:
-            self.total(run.table).add(len(run.keys), run.digest)
+            self._changing_total(run.table.id).add(len(run.keys), run.digest)
         return True
 
     def write(self, effects: Effects, view: StateView) -> None:
@@ -111,7 +112,7 @@ class Rows:
             table = effects.tables[table_id]
             before = view.row((table_id, key))
             cells = None if row.cells is None else cells_json(row.cells)
-            self._count(table, view.stored_cells((table_id, key)), cells)
+            self._count(table_id, view.stored_cells((table_id, key)), cells)
             if table.unique:
                 _compare_unique(table, key, before, row, removed=removed, added=added)
             writer: tuple[int | None, int | None] = (None, None)
@@ -138,6 +139,7 @@ class Rows:
             changed.append((stored, table.id, key))
         self._connection.executemany(_REPLACE_CELLS, changed)
         self._totals[table.id] = total
+        self._changed.add(table.id)
 
     def index_unique(self, table: Table, number: int) -> None:
         """File the values of a unique set that is new in force."""
@@ -173,8 +175,15 @@ class Rows:
             for claim, wanted in claimed.items()
         )
 
-    def _count(self, table: Table, before: bytes | None, after: bytes | None) -> None:
-        total = self.total(table)
+    def _changing_total(self, table_id: int) -> Total:
+        self._changed.add(table_id)
+        total = self._totals.get(table_id)
+        if total is None:
+            total = self._totals[table_id] = Total()
+        return total
+
+    def _count(self, table_id: int, before: bytes | None, after: bytes | None) -> None:
+        total = self._changing_total(table_id)
         if before is not None:
             total.remove(cells_digest(before))
         if after is not None:

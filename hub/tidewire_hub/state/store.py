@@ -33,7 +33,8 @@ WAL_PAGES: Final = 4_000
 
 _SCHEMA: Final = Path(__file__).with_name("schema.sql")
 _META: Final = "SELECT log_id, epoch, seq, catalogue FROM meta"
-_SAVE_META: Final = "UPDATE meta SET epoch = ?, seq = ?, catalogue = ?"
+_SAVE_POSITION: Final = "UPDATE meta SET epoch = ?, seq = ?"
+_SAVE_CATALOGUE: Final = "UPDATE meta SET catalogue = ?"
 
 
 class Limits(NamedTuple):
@@ -120,7 +121,7 @@ class State:
     def commit(self) -> None:
         """End the transaction: rows, totals and the position together."""
         self.rows.save_totals()
-        self._connection.execute(_SAVE_META, (*self.position, self.catalogue.to_json()))
+        self._connection.execute(_SAVE_POSITION, self.position)
         self._connection.execute("COMMIT")
 
     def rollback(self) -> None:
@@ -175,6 +176,7 @@ class State:
             for number in range(len(known.unique), len(table.unique)):
                 self.rows.index_unique(table, number)
         self.catalogue = catalogue
+        self._connection.execute(_SAVE_CATALOGUE, (catalogue.to_json(),))
         self.commit()
 
     def clash(self, table: Table, unique: Unique, added: Collection[str]) -> tuple[bytes, bytes] | None:
