@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import re
 from math import inf
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from tidewire_hub import handshake
 from tidewire_hub.actions import Effect, EntriesRead, Greet, Lead, Now, QueuedBatch, ReadPage, SaveDevices, Standing
+from tidewire_hub.announcer import Announcer, State
+from tidewire_hub.batch_problems import pass_on
 from tidewire_hub.commits import GroupCommits
 from tidewire_hub.devices import DeviceRegistry, DevicesDocument
 from tidewire_hub.ingest import IngestQueue
@@ -33,9 +35,7 @@ from tidewire_schemas.messages import (
     DeviceState,
     FreshAnswer,
     FreshRequest,
-    Head,
     Hello,
-    HubState,
     Part,
     ReplayRequest,
 )
@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 
     from tidewire_hub.settings import HubSettings
     from tidewire_hub.stream import BatchProblem, Commit
-
-State = Literal["leading", "halted", "stopped"]
 
 _MAYBE_PART: Final = re.compile(rb'.{0,60}"type"\s*:\s*"part"', re.DOTALL)
 """A part names its type near its beginning, however it is spelled; only what matches is parsed on the event loop."""
@@ -71,8 +69,6 @@ class HubCore:
     ) -> None:
         self._settings = settings
         self._log = log
-        self._boot = boot
-        self._version = version
         self.epoch = epoch
         self.head = head
         self.oldest = oldest
@@ -100,8 +96,7 @@ class HubCore:
             cache_bytes_max=settings.replay_cache_bytes_max,
             in_flight_max=settings.replay_in_flight_max,
         )
-        self._head_at = inf
-        self._head_said_at = -inf
+        self._announcer = Announcer(self._voice, settings, log=log, boot=boot, version=version)
         self._save_at = inf
 
     def restore(self, document: DevicesDocument) -> None:
@@ -123,7 +118,7 @@ class HubCore:
         """The connection is lost, and with it what was between: devices ask and send again."""
         self._reassembly.drop_all()
         self._replayer.forget_all()
-        self._head_at = inf
+        self._announcer.silence()
         return self._voice.take()
 
     def on_paced_sent(self, now: Now) -> list[Effect]:
@@ -241,8 +236,8 @@ class HubCore:
         self._fan_out(commit)
         self._ack(commit, now)
         self._pass_on_problems(group, commit.problems, now)
-        if commit.entries:
-            self._say_head_soon(now)
+        if commit.entries and self._announcer.head_moved(now):
+            self._say_head(now)
         if self.state == "halted":
             self.state, self.problem = "leading", None
             self._voice.report("info", "commits succeed again")
@@ -266,7 +261,7 @@ class HubCore:
                 self._voice.report("error", f"cannot commit a group, trying each batch alone: {error}")
             case "set_aside":
                 (batch,) = group
-                topic = topics.up(self._settings.stream, batch.device)
+                topic = self._voice.up_topic(batch.device)
                 self._voice.reject(self._sessions.of(batch.device), topic, batch.payload, error, now)
                 self._save_soon(now)
         self._append_next()
@@ -332,14 +327,14 @@ class HubCore:
 
     def wake_at(self) -> float:
         """When `on_time` has something to do, in seconds of `Now.s`; infinite for never."""
-        return min(self._commits.retry_at, self._head_at, self._save_at, self._reassembly.wake_at())
+        return min(self._commits.retry_at, self._announcer.head_at, self._save_at, self._reassembly.wake_at())
 
     def on_time(self, now: Now) -> list[Effect]:
         """Time has passed."""
         if now.s >= self._commits.retry_at:
             self._commits.retry_at = inf
             self._append_next()
-        if now.s >= self._head_at:
+        if now.s >= self._announcer.head_at:
             self._say_head(now)
         if now.s >= self._save_at:
             self._save(now)
@@ -357,7 +352,7 @@ class HubCore:
 
     def last_will(self) -> bytes:
         """What the broker publishes on the hub's state topic when the hub vanishes."""
-        return self._hub_state("offline")
+        return self._announcer.hub_state("offline", self.epoch, None)
 
     # ── commits ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -385,26 +380,11 @@ class HubCore:
             self._save_soon(now)
 
     def _pass_on_problems(self, group: Sequence[QueuedBatch], problems: Sequence[BatchProblem], now: Now) -> None:
-        """Tell each device once per code where its chain broke; keep for people what can never be used."""
-        chain = {(p.device, p.incarnation, p.code): p for p in problems if p.code in ("resend", "fork")}
-        for problem in chain.values():
-            level: Literal["info", "warning"] = "info" if problem.code == "resend" else "warning"
-            self._voice.report(level, problem.message, device=problem.device, code=problem.code)
-            self._voice.complain(
-                self._sessions.of(problem.device),
-                problem.code,
-                problem.message,
-                hint=problem.hint,
-                incarnation=problem.incarnation,
-                batch=problem.batch,
-            )
-        unusable = [problem for problem in problems if problem.code not in ("resend", "fork")]
-        for device in dict.fromkeys(problem.device for problem in unusable):
-            session, topic = self._sessions.of(device), topics.up(self._settings.stream, device)
-            payloads = [batch.payload for batch in group if batch.device == device]
-            for payload, code, error in _culprits([p for p in unusable if p.device == device], payloads):
-                self._voice.reject(session, topic, payload, error, now, code=code)
-            self._save_soon(now)
+        for device in dict.fromkeys(problem.device for problem in problems):
+            sent = [batch.payload for batch in group if batch.device == device]
+            theirs = [problem for problem in problems if problem.device == device]
+            if pass_on(self._voice, self._sessions.of(device), theirs, sent, now):
+                self._save_soon(now)
 
     def _hold_off(self, device: str) -> None:
         """A batch of this device had to go, as the queue is full."""
@@ -448,32 +428,10 @@ class HubCore:
         return session
 
     def _say_state(self) -> None:
-        self._voice.publish(topics.hub_state(self._settings.node), self._hub_state(self.state), retain=True)
-
-    def _hub_state(self, state: Literal["leading", "halted", "stopped", "offline"]) -> bytes:
-        message = HubState(
-            state=state,
-            node=self._settings.node,
-            boot=self._boot,
-            epoch=self.epoch,
-            problem=self.problem,
-            version=self._version,
-        )
-        return codec.encode(message)
-
-    def _say_head_soon(self, now: Now) -> None:
-        due = self._head_said_at + self._settings.head_interval_s
-        if now.s >= due:
-            self._say_head(now)
-        else:
-            self._head_at = min(self._head_at, due)
+        self._announcer.say_state(self.state, self.epoch, self.problem)
 
     def _say_head(self, now: Now) -> None:
-        self._head_said_at = now.s
-        self._head_at = now.s + self._settings.head_period_s
-        node = self._settings.node
-        head = Head(log=self._log, epoch=self.epoch, head=self.head, oldest=self.oldest, leader=node, at=now.ms)
-        self._voice.publish(topics.head(self._settings.stream), codec.encode(head), retain=True)
+        self._announcer.say_head(self.head, self.epoch, self.oldest, now)
 
     def _save_soon(self, now: Now) -> None:
         if self._save_at == inf:
@@ -490,22 +448,3 @@ class HubCore:
             rejected=self._voice.rejected.newest_first(),
         )
         self._voice.add(SaveDevices(codec.encode(document)))
-
-
-def _culprits(problems: Sequence[BatchProblem], payloads: Sequence[bytes]) -> list[tuple[bytes, str, TidewireError]]:
-    """What of a device's batches could not be used: payload, code, error.
-
-    The stream says the same thing once. To keep each message with its reason, several are parsed again.
-    """
-    if len(payloads) == 1:
-        (payload,) = payloads
-        return [(payload, p.code, TidewireError(p.message, hint=p.hint)) for p in problems]
-    found: list[tuple[bytes, str, TidewireError]] = []
-    for payload in payloads:
-        try:
-            codec.parse_batch(payload, bytes_max=len(payload))
-        except TidewireError as error:
-            found.append((payload, error.code, error))
-    codes = {code for _, code, _ in found}
-    found += [(b"", p.code, TidewireError(p.message, hint=p.hint)) for p in problems if p.code not in codes]
-    return found

@@ -48,6 +48,10 @@ class Voice:
         """Send a message to one device."""
         self.publish(topics.inbox(device, self._settings.stream), codec.encode(message))
 
+    def up_topic(self, device: str) -> str:
+        """Where a device sends its batches."""
+        return topics.up(self._settings.stream, device)
+
     def report(self, level: Literal["info", "warning", "error"], message: str, **fields: object) -> None:
         """Say something in the hub's log."""
         self._effects.append(Report(level, message, fields))
