@@ -51,6 +51,14 @@ NO_PAGES: Final = Trouble(
     "the log goes on and its entries do not arrive",
     "may this device read the stream's `log` topic and its own `in` topic?",
 )
+NO_LIVE_PAGES: Final = Trouble(
+    "no_live_pages",
+    "entries arrive only when they are asked for",
+    "may this device read the stream's `log` topic? (a broker may grant a subscription and deliver nothing)",
+)
+STALLS_MAX: Final = 2
+"""So many times in a row entries had to be asked for after a stall, until that is a problem and not a lost message."""
+
 FRUITLESS_MAX: Final = 2
 """So many replays may end before a place that was heard of, until that place is no longer believed in."""
 
@@ -134,6 +142,7 @@ class Session:
         self._asked_from = START
         self._replay_end: Position | None = None
         self._fruitless = 0
+        self._stalls = 0
         self._pages_deadline = inf
         # questions of freshness, oldest first
         self._fresh: dict[str, float] = {}
@@ -436,6 +445,8 @@ class Session:
         elif not self._belongs(page):
             self._doubt(now)
         else:
+            self._stalls = 0
+            self._clear(NO_LIVE_PAGES.code)
             self._heard = max(self._heard, page.end.seq)
             self._pages.add(page, size)
             self._advance(now)
@@ -560,6 +571,9 @@ class Session:
         if self._applying:  # a large page takes its time
             self._pages_deadline = now + self._limits.stall_timeout_s
         elif self.state is State.LIVE:
+            self._stalls += 1
+            if self._stalls == STALLS_MAX:
+                self._say(NO_LIVE_PAGES)
             self._enter(Cause.GAP)
             self._request_replay(now)
         else:

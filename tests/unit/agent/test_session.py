@@ -745,6 +745,19 @@ def test_a_head_ahead_without_pages_is_asked_for_and_then_a_problem() -> None:
     assert codes(made.tick(made.wake_at, 0.0)) == {"no_pages"}
 
 
+def test_entries_that_come_only_when_asked_for_are_a_problem_until_a_page_comes_by_itself() -> None:
+    made, now, said = live(), 0.0, set()
+    for seq in (1, 2):
+        feed(made, head(seq), now=now)
+        now = made.wake_at
+        said |= codes(made.tick(now, 0.0))
+        feed(made, replay(page(at(seq - 1), 1), last=True), now=now)
+        made.applied(at(seq), now)
+        assert made.state is State.LIVE
+    assert said == {"no_live_pages"}
+    assert ClearProblem("no_live_pages") in feed(made, page(at(2), 1), now=now)
+
+
 def test_pages_that_come_after_their_head_are_no_stall() -> None:
     made = live()
     feed(made, head(1), now=1.0)

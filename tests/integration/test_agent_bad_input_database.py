@@ -1,0 +1,178 @@
+"""A database that is missing, read-only, locked, corrupt, replaced, or on a full disk."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.agent_process import AgentProcess, make_database, rows, tidewire_agent, wait_rows
+from support.broker import Mosquitto
+from support.hub_process import HubProcess
+from support.waiting import wait_for
+from tidewire_link.command_line import ExitCode
+
+
+@pytest.fixture
+def hub(tmp_path: Path, broker: Mosquitto) -> Iterator[HubProcess]:
+    with HubProcess(tmp_path / "hub", broker.url, log=tmp_path / "hub.log") as running:
+        yield running
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte of its own."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path))
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True, timeout=20)
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, timeout=20)
+
+
+def test_a_missing_database_ends_the_start_with_a_hint(tmp_path: Path) -> None:
+    done = tidewire_agent("run", "--db", tmp_path / "no.db", "--device", "x")
+    assert done.returncode == ExitCode.DATABASE
+    assert "hint:" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_corrupt_database_ends_the_start_with_a_hint(tmp_path: Path) -> None:
+    make_database(tmp_path / "a.db").close()
+    with (tmp_path / "a.db").open("r+b") as file:
+        file.write(os.urandom(4096))
+    done = tidewire_agent("run", "--db", tmp_path / "a.db", "--device", "x")
+    assert done.returncode == ExitCode.DATABASE
+    assert "integrity_check" in done.stderr
+
+
+def test_a_read_only_database_ends_the_start_with_a_hint(tmp_path: Path, small_disk: Path) -> None:
+    make_database(small_disk / "a.db").close()
+    mount("-o", "remount,ro", str(small_disk))
+    done = tidewire_agent("run", "--db", small_disk / "a.db", "--device", "x")
+    assert done.returncode == ExitCode.DATABASE
+    assert "hint:" in done.stderr
+
+
+def test_an_unknown_setting_ends_the_start_with_what_may_be_meant(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text('db = "a.db"\nbrocker = "mqtt://h"\n')
+    done = tidewire_agent("run", "--config", tmp_path / "agent.toml")
+    assert done.returncode == ExitCode.USAGE
+    assert "broker" in done.stderr
+
+
+def test_a_locked_database_is_waited_for(tmp_path: Path, broker: Mosquitto, hub: HubProcess) -> None:
+    app = make_database(tmp_path / "a.db")
+    with AgentProcess(tmp_path / "a.db", "till-a", broker.url, "--busy-timeout-s", "0.1") as agent:
+        agent.start()
+        app.execute("INSERT INTO orders VALUES ('o-1', 1)")
+        app.execute("BEGIN IMMEDIATE")
+        app.execute("INSERT INTO orders VALUES ('o-2', 2)")
+        other = make_database(tmp_path / "b.db")
+        with AgentProcess(tmp_path / "b.db", "till-b", broker.url) as agent_b:
+            agent_b.start()
+            other.execute("INSERT INTO orders VALUES ('from b', 3)")
+            agent.wait_problem("database_busy")
+            assert agent.running
+            app.execute("COMMIT")
+            expected = [("from b", 3.0), ("o-1", 1.0), ("o-2", 2.0)]
+            wait_rows(tmp_path / "b.db", expected)
+            wait_rows(tmp_path / "a.db", expected)
+            agent.wait_no_problem()
+
+
+def test_a_database_locked_at_start_is_waited_for(tmp_path: Path, broker: Mosquitto, hub: HubProcess) -> None:
+    app = make_database(tmp_path / "a.db")
+    app.execute("BEGIN IMMEDIATE")
+    with AgentProcess(tmp_path / "a.db", "till-a", broker.url, "--busy-timeout-s", "0.1") as agent:
+        agent.start(until=None)
+        wait_for(lambda: "locked" in agent.log, what="the problem is said")
+        assert agent.running
+        app.execute("COMMIT")
+        agent.wait_state("live")
+        agent.wait_no_problem()
+
+
+def test_a_database_deleted_while_it_runs_is_a_problem_until_it_is_back(
+    tmp_path: Path, broker: Mosquitto, hub: HubProcess
+) -> None:
+    app = make_database(tmp_path / "a.db")
+    with AgentProcess(tmp_path / "a.db", "till-a", broker.url, "--retry-delay-max-s", "0.5") as agent:
+        agent.start()
+        app.execute("INSERT INTO orders VALUES ('o-1', 1)")
+        wait_for(lambda: agent.status.position is not None and agent.status.position[1] == 1)
+        app.close()
+        for file in tmp_path.glob("a.db*"):
+            if not file.name.endswith("-tidewire"):
+                file.rename(file.with_name("away-" + file.name))
+        agent.wait_problem("database_missing")
+        agent.wait_state("halted")
+        for file in tmp_path.glob("away-*"):
+            file.rename(file.with_name(file.name.removeprefix("away-")))
+        agent.wait_state("live")
+        agent.wait_no_problem()
+        assert rows(tmp_path / "a.db") == [("o-1", 1.0)]
+
+
+def test_a_database_restored_from_a_backup_while_it_runs_is_opened_anew(
+    tmp_path: Path, broker: Mosquitto, hub: HubProcess
+) -> None:
+    app = make_database(tmp_path / "a.db")
+    with AgentProcess(tmp_path / "a.db", "till-a", broker.url, "--retry-delay-max-s", "0.5") as agent:
+        agent.start()
+        app.execute("INSERT INTO orders VALUES ('o-1', 1)")
+        wait_for(lambda: agent.status.position is not None and agent.status.position[1] == 1)
+        backup = sqlite3.connect(tmp_path / "backup.db")
+        app.backup(backup)
+        backup.close()
+        app.execute("INSERT INTO orders VALUES ('o-2', 2)")
+        wait_for(lambda: agent.status.position is not None and agent.status.position[1] == 2)
+        app.close()
+        for name in ("a.db-wal", "a.db-shm"):
+            (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / "backup.db").replace(tmp_path / "a.db")
+        wait_rows(tmp_path / "a.db", [("o-1", 1.0), ("o-2", 2.0)], 30)
+        agent.wait_state("live")
+
+
+def test_a_full_disk_is_a_problem_and_nothing_is_lost_when_space_returns(
+    tmp_path: Path, small_disk: Path, broker: Mosquitto, hub: HubProcess
+) -> None:
+    """Guarantee 11."""
+    make_database(small_disk / "a.db").close()
+    other = make_database(tmp_path / "b.db")
+    with (
+        AgentProcess(small_disk / "a.db", "till-a", broker.url, "--retry-delay-max-s", "0.5") as agent,
+        AgentProcess(tmp_path / "b.db", "till-b", broker.url) as agent_b,
+    ):
+        agent.log_path = tmp_path / "a.log"
+        agent.start()
+        agent_b.start()
+        fill(small_disk / "ballast")
+        for number in range(50):
+            other.execute("INSERT INTO orders VALUES (?, 1)", (f"{number:02}" + "x" * 20_000,))
+        wait_for(lambda: "disk" in agent.log, 30, what="the full disk is said")
+        assert agent.running
+        mount("-o", "remount,size=16m", str(small_disk))
+        wait_for(lambda: len(rows(small_disk / "a.db")) == 50, 30, what="all rows are there")
+        agent.wait_no_problem()
+        assert rows(small_disk / "a.db") == rows(tmp_path / "b.db")
+
+
+def fill(ballast: Path) -> None:
+    """Write until nothing fits any more."""
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return
