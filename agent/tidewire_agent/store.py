@@ -126,6 +126,10 @@ class EdgeStore:
         self._path = path
         self._settings = settings
         self._switch = switch
+        self._volatile = True
+        """Whether a batch may be in the outbox that a power cut would take."""
+        self._named_wal = 0
+        """Inode of the -wal file whose name is known to be durable."""
         self._meta = Meta(connection)
         self._catalogue = Catalogue(
             connection, self._meta, self._transaction, allow_unkept_unique=settings.allow_unkept_unique
@@ -327,24 +331,33 @@ class EdgeStore:
         """Make a batch of what is committed now; call `harden` before anything of it is sent."""
         with _sqlite_errors():
             self.refresh()
-            return self._sealer.seal(now_ms)
+            outcome = self._sealer.seal(now_ms)
+            self._volatile = self._volatile or outcome.batches > 0
+            return outcome
 
     def harden(self) -> None:
-        """Bring all commits to the disk, outside any lock: SQLite's own fsync would hold up the app."""
+        """Bring all commits to the disk, outside any lock: SQLite's own fsync would hold up the app.
+
+        `outbox` does it too, so that nothing can leave that is not durable, not even what an earlier process sealed.
+        """
+        if not self._volatile:
+            return
         wal = self._path.with_name(self._path.name + "-wal")
         try:
-            descriptor = os.open(wal, os.O_RDONLY)
+            _sync(wal)
+            inode = wal.stat().st_ino
+            if inode != self._named_wal:  # a new file is durable once its name is
+                _sync(self._path.parent)
+                self._named_wal = inode
         except FileNotFoundError:
-            return  # checkpointed: SQLite has synced the database file
-        try:
-            os.fsync(descriptor)
+            pass  # checkpointed: SQLite has synced the database file
         except OSError as error:
             raise DatabaseNotUsable(f"fsync of {wal} failed: {error.strerror}") from error
-        finally:
-            os.close(descriptor)
+        self._volatile = False
 
     def outbox(self, after: int, *, count_max: int, bytes_max: int) -> list[SealedBatch]:
-        """Batches after this number, in order: at least one if there is one, within the limits."""
+        """Durable batches after this number, in order: at least one if there is one, within the limits."""
+        self.harden()
         with _sqlite_errors():
             found: list[SealedBatch] = []
             size = 0
@@ -397,6 +410,7 @@ class EdgeStore:
                 last_digest=digest if kept else None,
             )
         self._pending.forget()
+        self._volatile = True
 
     # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -584,6 +598,14 @@ def _prepare(connection: sqlite3.Connection, device: str | None) -> None:
     except BaseException:
         connection.rollback()
         raise
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
