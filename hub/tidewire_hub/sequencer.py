@@ -25,7 +25,7 @@ from tidewire_schemas.positions import Epoch, Position, Seq
 
 
 class Poisoned(Exception):
-    """A batch that broke the resolution, which is a fault of this program: the group is done again without it."""
+    """A batch that cannot become an entry, found half-way: the group is done again without it."""
 
     def __init__(self, index: int, problem: BatchProblem) -> None:
         super().__init__(problem.message)
@@ -33,14 +33,34 @@ class Poisoned(Exception):
         self.problem = problem
 
 
+class EntryTooLarge(MessageError):
+    """What the hub would have to say about a batch is above what devices take in one message."""
+
+    code = "entry_too_large"
+    hint = "write less in one transaction: each refused row travels with the hub's row in its place"
+
+    def __init__(self, *, size: int, limit: int) -> None:
+        super().__init__(f"the entry would have {size} bytes, above entry_bytes_max={limit}")
+
+
 class Sequencer:
     """Makes the entries of one group commit. Writes the state; appending to the log is the caller's."""
 
-    def __init__(self, state: State, *, epoch: Epoch, head: Position, at_ms: int, batch_bytes_max: int) -> None:
+    def __init__(
+        self,
+        state: State,
+        *,
+        epoch: Epoch,
+        head: Position,
+        at_ms: int,
+        batch_bytes_max: int,
+        entry_bytes_max: int,
+    ) -> None:
         self._state: Final = state
         self._epoch: Final = epoch
         self._at_ms: Final = at_ms
         self._batch_bytes_max: Final = batch_bytes_max
+        self._entry_bytes_max: Final = entry_bytes_max
         self._next = head.seq + 1
         self._commit: Final = Commit(head)
         self._problems: Final[dict[BatchProblem, None]] = {}
@@ -49,7 +69,7 @@ class Sequencer:
         """Take every batch in its turn. Those in `poisoned` (by index) get that problem.
 
         Raises:
-            Poisoned: a batch broke the resolution; the state must be rolled back.
+            Poisoned: a batch cannot become an entry; the state must be rolled back.
         """
         for index, item in enumerate(incoming):
             problem = poisoned.get(index)
@@ -85,7 +105,12 @@ class Sequencer:
             self._sequence(item.device, parsed, digest)
         except (DatabaseError, sqlite3.OperationalError, MemoryError):
             raise  # the machine's fault, not the batch's
-        except Exception as error:
+        except EntryTooLarge as error:
+            problem = BatchProblem(
+                item.device, batch.incarnation, error.code, error.message, error.hint, batch=batch.batch
+            )
+            raise Poisoned(index, problem) from error
+        except Exception as error:  # a fault of this program: it must not stop the other devices
             raise Poisoned(index, _broken(item.device, batch, error)) from error
         return None
 
@@ -132,6 +157,8 @@ class Sequencer:
             refused_json=refused_json,
             changes_json=changes_json,
         )
+        if len(data) > self._entry_bytes_max:
+            raise EntryTooLarge(size=len(data), limit=self._entry_bytes_max)
         self._commit.entries.append(StoredEntry(entry.position, data, lost))
 
     def _ack(self, device: str, incarnation: str, batch: int, digest: str, seq: Seq) -> None:

@@ -71,6 +71,9 @@ class StreamSettings:
 
     batch_bytes_max: int = 16 * 1024 * 1024
     """A larger batch is a problem of its sender; as in the protocol."""
+    entry_bytes_max: int = 2 * 16 * 1024 * 1024 - 64 * 1024
+    """A batch whose entry would be larger (refused rows travel with the hub's rows) is a problem of its sender: devices
+    take messages of twice a batch, and one that none of them could take would stop them all."""
     conflicts_max: int = 100_000
     """Conflict records kept; the oldest go first. About 300 bytes each."""
     chain_points_max: int = 1_000
@@ -170,7 +173,7 @@ class Stream:
             try:
                 commit = self._attempt(incoming, at_ms, poisoned)
             except Poisoned as error:
-                logger.exception("batch of %s cannot be resolved", error.problem.device)
+                logger.exception("a batch of %s is left out: %s", error.problem.device, error)
                 poisoned[error.index] = error.problem
                 continue
             self._commit_state(commit.rows)
@@ -268,6 +271,7 @@ class Stream:
             head=self._head,
             at_ms=at_ms,
             batch_bytes_max=self._settings.batch_bytes_max,
+            entry_bytes_max=self._settings.entry_bytes_max,
         )
         try:
             with self._state_errors():
