@@ -54,6 +54,9 @@ CATALOGUE: Final = "catalogue"
 HEARD_EPOCH_MAX: Final = 2**52
 """An epoch above this (the year 2109) is no clock's but somebody's mistake, and must not use up the numbers."""
 
+PAGE_FRAME_BYTES_MAX: Final = 64 * 1024
+"""More than a page or replay message takes around an entry."""
+
 FOLD_BYTES_MAX: Final = 4 * 1024 * 1024
 """Log bytes read at a time while the state catches up."""
 
@@ -71,9 +74,6 @@ class StreamSettings:
 
     batch_bytes_max: int = 16 * 1024 * 1024
     """A larger batch is a problem of its sender; as in the protocol."""
-    entry_bytes_max: int = 2 * 16 * 1024 * 1024 - 64 * 1024
-    """A batch whose entry would be larger (refused rows travel with the hub's rows) is a problem of its sender: devices
-    take messages of twice a batch, and one that none of them could take would stop them all."""
     conflicts_max: int = 100_000
     """Conflict records kept; the oldest go first. About 300 bytes each."""
     chain_points_max: int = 1_000
@@ -83,6 +83,15 @@ class StreamSettings:
     state_commit_rows: int = 20_000
     """While large groups come in, the state is committed once per so many rows: its pages change again and again, and
     what a crash undoes is folded again from the log. Groups of less than a fiftieth of this are committed at once."""
+
+    @property
+    def entry_bytes_max(self) -> int:
+        """A batch whose entry would be larger (refused rows travel with the hub's rows) is a problem of its sender.
+
+        Devices take messages of twice a batch, less what a page puts around its entries; one that none of them could
+        take would stop them all.
+        """
+        return max(self.batch_bytes_max, 2 * self.batch_bytes_max - PAGE_FRAME_BYTES_MAX)
 
 
 class Stream:

@@ -178,7 +178,7 @@ def test_a_batch_that_breaks_the_resolution_is_left_out_and_the_group_goes_on(
 
 def test_a_batch_whose_entry_no_device_could_take_is_its_senders_problem() -> None:
     """Guarantees 10 and 12: an old copy's seeds, each refused with the hub's row, are more than the batch was."""
-    stream = open_stream(settings=StreamSettings(entry_bytes_max=10_000))
+    stream = open_stream(settings=StreamSettings(batch_bytes_max=10_000))
     stream.declare("a", [TABLE])
     a, b = HandDevice("a"), HandDevice("b")
     send(stream, a.seal(a.put("t", "id text", *[[n, "of the hub"] for n in range(100)])))
