@@ -20,3 +20,9 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     """A running Mosquitto without passwords or store."""
     with Mosquitto(tmp_path / "broker") as running:
         yield running
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    chaos = parser.getgroup("tidewire")
+    chaos.addoption("--chaos-kills", type=int, default=6, help="how many processes test_chaos.py kills (default: 6)")
+    chaos.addoption("--chaos-seed", type=int, default=None, help="the seed that test_chaos.py printed, to do it again")

@@ -73,11 +73,15 @@ class HubProcess:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
 
-    def start(self, *, ready: bool = True) -> Self:
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
         command = [sys.executable, "-m", "tidewire_hub", "run", "--data", str(self.data), "--broker", self.broker]
         command += ["--http", f"127.0.0.1:{self.http_port}", "--reconnect-delay-max-s", "0.5", *self.options]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def start(self, *, ready: bool = True) -> Self:
+        self.launch()
         if ready:
             wait_for(lambda: self.ready() or self.process.poll() is not None, 20, what="the hub is ready")
             assert self.ready(), self.log
