@@ -61,7 +61,7 @@ class Effects:
         return Row(None, row.born, self.writer)
 
     def _unseen(self, by: Writer, op: RowOp) -> bool:
-        return by.concurrent_to(self.writer.device, op.base)
+        return by.concurrent_to(self.writer.life, op.base)
 
     def _note_overwritten(self, op: RowOp, table: Table, row: Row, cells: Cells) -> None:
         """Note the values of others that the op's writer had not seen, where they differ from what it writes."""

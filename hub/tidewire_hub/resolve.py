@@ -44,13 +44,13 @@ class Resolution:
         return [op for op in self.ops if op.reason is not None]
 
 
-def resolve(runs: Sequence[Run], device: str, catalogue: Catalogue, view: View) -> Resolution:
-    """Judge a batch of `device` against the state."""
+def resolve(runs: Sequence[Run], life: str, catalogue: Catalogue, view: View) -> Resolution:
+    """Judge a batch of one life of a device (`resolve_view.life_of`) against the state."""
     ops = read_ops(runs, catalogue)
     view.prefetch({op.id for op in ops if op.id != NO_ROW})
     phased = in_phases(ops)
     for _ in range(ROUNDS_MAX):
-        end = judge_rows(phased, device, view)
+        end = judge_rows(phased, life, view)
         clashed = refuse_clashes(phased, end, view)
         tied = refuse_tied(phased)
         referencing = refuse_referencing(phased, catalogue, view)

@@ -1,6 +1,7 @@
 """Judging single rows against the state: births, cells, tombstones. Pure.
 
-A write is concurrent when another device wrote the same thing after the write's base. A device's own writes never are.
+A write is concurrent when someone else wrote the same thing after the write's base. One's own writes never are; another
+life of the same device's database is someone else.
 What a row may do depends on what it meets; what the batch did to the row before (its deletes come first) is its own.
 """
 
@@ -48,7 +49,7 @@ def in_phases(ops: Sequence[RowOp]) -> list[RowOp]:
     return deletes + [op for op in ops if op.run.op != "delete"]
 
 
-def judge_rows(ops: Sequence[RowOp], device: str, view: View) -> EndState:
+def judge_rows(ops: Sequence[RowOp], life: str, view: View) -> EndState:
     """Refuse the rows that may not do what they want; the end state of the others.
 
     `ops` in phases. Rows that were refused before stay refused; the verdicts of others are made anew, as what they meet
@@ -59,15 +60,15 @@ def judge_rows(ops: Sequence[RowOp], device: str, view: View) -> EndState:
         if op.reason is not None:
             continue
         op.nothing = False
-        _JUDGES[op.run.op](op, device, end)
+        _JUDGES[op.run.op](op, life, end)
     return end
 
 
-def _judge_put(op: RowOp, device: str, end: EndState) -> None:
+def _judge_put(op: RowOp, life: str, end: EndState) -> None:
     row = None if op.id in end.touched else end.before(op.id)
     if (
         row is not None
-        and row.born.concurrent_to(device, op.base)
+        and row.born.concurrent_to(life, op.base)
         and op.table is not None
         and op.table.shape.key_is_rowid
     ):
@@ -76,24 +77,24 @@ def _judge_put(op: RowOp, device: str, end: EndState) -> None:
     end.touched[op.id] = op.cells()
 
 
-def _judge_set(op: RowOp, device: str, end: EndState) -> None:
+def _judge_set(op: RowOp, life: str, end: EndState) -> None:
     cells = end.cells(op.id)
     if cells is None:
         op.refuse("row_absent")
         return
-    if _reborn(op, device, end):
+    if _reborn(op, life, end):
         return
     end.touched[op.id] = with_values(cells, op)
 
 
-def _judge_delete(op: RowOp, device: str, end: EndState) -> None:
+def _judge_delete(op: RowOp, life: str, end: EndState) -> None:
     if end.cells(op.id) is None:
         op.nothing = True
-    elif not _reborn(op, device, end):
+    elif not _reborn(op, life, end):
         end.touched[op.id] = None
 
 
-def _judge_seed(op: RowOp, device: str, end: EndState) -> None:
+def _judge_seed(op: RowOp, life: str, end: EndState) -> None:
     cells = end.cells(op.id)
     if cells is not None and all(same(value, cells.get(name)) for name, value in op.values.items()):
         op.nothing = True
@@ -105,10 +106,10 @@ def _judge_seed(op: RowOp, device: str, end: EndState) -> None:
         end.touched[op.id] = op.cells()
 
 
-def _reborn(op: RowOp, device: str, end: EndState) -> bool:
+def _reborn(op: RowOp, life: str, end: EndState) -> bool:
     """Refuse an op on a row that someone else made anew after the op's base."""
     row = None if op.id in end.touched else end.before(op.id)
-    if row is None or not row.born.concurrent_to(device, op.base):
+    if row is None or not row.born.concurrent_to(life, op.base):
         return False
     op.refuse("row_reborn", f"{row.born.device} made this row anew, as entry {row.born.seq}")
     return True

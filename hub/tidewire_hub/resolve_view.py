@@ -17,15 +17,30 @@ RowId: TypeAlias = tuple[int, bytes]
 """Which row: the table's id and the key's bytes (`keys.key_bytes`)."""
 
 
+def life_of(device: str, incarnation: str) -> str:
+    """One life of a device's database, as one text.
+
+    A restored or cloned database goes on under a new incarnation, and has not seen what the other life wrote: to each
+    other they are strangers.
+    """
+    return f"{device}/{incarnation}"
+
+
 class Writer(NamedTuple):
     """An entry and whose it is."""
 
     seq: int
-    device: str
+    life: str
+    """As `life_of` gives it."""
 
-    def concurrent_to(self, device: str, base: int) -> bool:
-        """Whether this is a write that `device`, having applied entries up to `base`, had not seen."""
-        return self.seq > base and self.device != device
+    @property
+    def device(self) -> str:
+        """The device's name."""
+        return self.life.partition("/")[0]
+
+    def concurrent_to(self, life: str, base: int) -> bool:
+        """Whether this is a write that `life`, having applied entries up to `base`, had not seen."""
+        return self.seq > base and self.life != life
 
 
 @dataclass(slots=True)

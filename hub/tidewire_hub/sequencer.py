@@ -14,7 +14,7 @@ from tidewire_hub.effects import effects_of
 from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.refusals import lost_by, refusals_of
 from tidewire_hub.resolve import resolve
-from tidewire_hub.resolve_view import Writer
+from tidewire_hub.resolve_view import Writer, life_of
 from tidewire_hub.state.fresh import fresh_runs
 from tidewire_hub.state.store import Folded, State
 from tidewire_schemas.codec import ParsedBatch, encode_entry, encode_runs, parse_batch
@@ -136,8 +136,9 @@ class Sequencer:
 
     def _resolve(self, entry: Folded, parsed: ParsedBatch) -> None:
         view = self._state.view()
-        resolution = resolve(parsed.batch.changes, entry.device, self._state.catalogue, view)
-        effects = effects_of(resolution.accepted, Writer(entry.position.seq, entry.device), view)
+        life = life_of(entry.device, entry.incarnation)
+        resolution = resolve(parsed.batch.changes, life, self._state.catalogue, view)
+        effects = effects_of(resolution.accepted, Writer(entry.position.seq, life), view)
         refused = refusals_of(resolution.refused, effects, view)
         lost = lost_by(resolution.refused)
         changes = parsed.changes_json if resolution.changes is None else encode_runs(resolution.changes)

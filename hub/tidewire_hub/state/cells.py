@@ -13,7 +13,7 @@ from tidewire_schemas.digest import add, as_hex, subtract
 DIGEST_BYTES: Final = 16
 
 StoredRow: TypeAlias = tuple[bytes, bytes | None, int, str, int | None, str | None, bytes | None]
-"""key, cells, born_seq, born_by, seq, by, cells_by; devices by name."""
+"""key, cells, born_seq, born_by, seq, by, cells_by; writers as `life_of` names them."""
 
 
 def cells_json(cells: Cells) -> bytes:

@@ -1,4 +1,4 @@
-"""Devices by number: names are long and repeated in every row."""
+"""Devices, and the lives of their databases, by number: names are long and repeated in every row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final
 
 
 class Devices:
-    """Numbers of the state's devices, given out as they first write."""
+    """Numbers of devices and of their lives (`resolve_view.life_of`), given out as they first write."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection: Final = connection

@@ -85,12 +85,12 @@ class Rows:
         for key, cells in self._connection.execute(_SCAN, (table.id,)):
             yield key, cells_of(cells)
 
-    def insert_fresh(self, runs: Sequence[FreshRun], seq: int, device: str) -> bool:
+    def insert_fresh(self, runs: Sequence[FreshRun], seq: int, life: str) -> bool:
         """Insert whole rows if all their keys and unique values are free; otherwise change nothing and say False."""
         values = _values_of(runs)
         if not self._free(values):
             return False
-        by = self._devices.id_of(device)
+        by = self._devices.id_of(life)
         for run in runs:
             if self._insert_absent(run, seq, by) != len(run.keys):
                 self._connection.execute(_UNDO_FRESH, (self._last_id,))
@@ -117,9 +117,9 @@ class Rows:
                 _compare_unique(table, key, before, row, removed=removed, added=added)
             writer: tuple[int | None, int | None] = (None, None)
             if row.written != row.born:
-                writer = (row.written.seq, id_of(row.written.device))
+                writer = (row.written.seq, id_of(row.written.life))
             cells_by = to_json(row.cells_by) if row.cells_by else None
-            rows.append((table_id, key, cells, row.born.seq, id_of(row.born.device), *writer, cells_by))
+            rows.append((table_id, key, cells, row.born.seq, id_of(row.born.life), *writer, cells_by))
         self._connection.executemany(_WRITE_ROW, rows)
         if removed or added:
             self._connection.executemany(_REMOVE_VALUE, removed)

@@ -8,7 +8,7 @@ CREATE TABLE meta (
     catalogue BLOB    NOT NULL        -- the tables as they were when rows were last brought in line with them
 );
 
-CREATE TABLE device (
+CREATE TABLE device (                 -- and each life of its database, as "device/incarnation"
     id   INTEGER PRIMARY KEY,
     name TEXT    NOT NULL UNIQUE
 );
@@ -23,7 +23,7 @@ CREATE TABLE row (
     born_by  INTEGER NOT NULL,
     seq      INTEGER,                 -- who wrote the row last as a whole, or deleted it; NULL: as born
     by       INTEGER,
-    cells_by BLOB                     -- {"column":[seq,"device"],…} for columns that someone wrote after that
+    cells_by BLOB                     -- {"column":[seq,"device/incarnation"],…} for columns that someone wrote after that
 );
 
 CREATE UNIQUE INDEX row_key ON row (table_id, key);

@@ -12,7 +12,7 @@ from tidewire_hub.database import connect, roll_back, transaction
 from tidewire_hub.effects import Effects, effects_of
 from tidewire_hub.resolve_ops import read_ops
 from tidewire_hub.resolve_rows import in_phases
-from tidewire_hub.resolve_view import Writer, unique_value
+from tidewire_hub.resolve_view import Writer, life_of, unique_value
 from tidewire_hub.state.chains import Chains
 from tidewire_hub.state.conflicts import Conflicts, Origin
 from tidewire_hub.state.devices import Devices
@@ -135,7 +135,7 @@ class State:
 
     def take_fresh(self, runs: Sequence[FreshRun], entry: Folded) -> bool:
         """Take up an entry of new rows, if they are new; otherwise nothing is changed."""
-        if not self.rows.insert_fresh(runs, entry.position.seq, entry.device):
+        if not self.rows.insert_fresh(runs, entry.position.seq, life_of(entry.device, entry.incarnation)):
             return False
         self._take(entry, None)
         return True
@@ -163,7 +163,7 @@ class State:
         ops = [op for op in in_phases(read_ops(entry.changes, self.catalogue)) if op.reason is None]
         view = self.view()
         view.prefetch({op.id for op in ops})
-        self.take(effects_of(ops, Writer(entry.seq, entry.device), view), view, folded)
+        self.take(effects_of(ops, Writer(entry.seq, life_of(entry.device, entry.incarnation)), view), view, folded)
 
     def align(self, catalogue: Catalogue) -> None:
         """Bring rows and unique values in line with a later catalogue, in one transaction."""

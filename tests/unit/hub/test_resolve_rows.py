@@ -103,12 +103,19 @@ def test_the_same_content_is_no_conflict(two: Two) -> None:
     assert two.conflicts() == []
 
 
-def test_a_devices_own_writes_never_conflict_even_under_a_new_incarnation(two: Two) -> None:
+def test_a_devices_own_writes_never_conflict(two: Two) -> None:
+    send(two.stream, two.a.seal(two.a.put("r", COLUMNS, [1, "x", 1])))
+    entry = only_entry(send(two.stream, two.a.seal(two.a.put("r", COLUMNS, [1, "y", 2]))))
+    assert entry.refused == []
+    assert two.conflicts() == []
+
+
+def test_another_life_of_the_same_devices_database_is_a_stranger(two: Two) -> None:
+    """A restored copy has not seen what the other life wrote, so its edges must find it refused as anyone's."""
     send(two.stream, two.a.seal(two.a.put("r", COLUMNS, [1, "x", 1])))
     anew = HandDevice(A, incarnation="cd" * 16)
     entry = only_entry(send(two.stream, anew.seal(anew.put("r", COLUMNS, [1, "y", 2]))))
-    assert entry.refused == []
-    assert two.conflicts() == []
+    assert [refusal.reason for refusal in entry.refused] == ["key_taken"]
 
 
 # ── set ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -26,6 +26,7 @@ from tidewire_hub import resolve, sequencer
 from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.log.port import StaleLeader, StoredEntry
 from tidewire_hub.log.sqlite import SqliteLog
+from tidewire_hub.resolve_view import life_of
 from tidewire_hub.stream import Acked, Incoming, Stream, StreamSettings
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import DatabaseError
@@ -164,7 +165,7 @@ def test_a_batch_that_breaks_the_resolution_is_left_out_and_the_group_goes_on(
     poison, good = HandDevice("a"), HandDevice("b")
 
     def breaks_on_poison(*args: object) -> resolve.Resolution:
-        if args[1] == "a":
+        if args[1] == life_of("a", poison.incarnation):
             raise RecursionError("too deep")
         return resolve.resolve(*args)  # type: ignore[arg-type]  # as they came
 
