@@ -15,9 +15,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from math import inf
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
-from tidewire_agent.apply import Applied
+from tidewire_agent import filework
 from tidewire_agent.database import Database
 from tidewire_agent.effects import (
     AnswerFresh,
@@ -38,7 +38,6 @@ from tidewire_agent.effects import (
 from tidewire_agent.errors import DatabaseMissing, LogDiverged
 from tidewire_agent.inbox import Inbox
 from tidewire_agent.pace import LockBudget
-from tidewire_agent.seal import SealOutcome
 from tidewire_agent.session import Session, Standing
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.states import State
@@ -52,9 +51,8 @@ from tidewire_link.port import Link
 from tidewire_schemas import topics
 from tidewire_schemas.codec import encode
 from tidewire_schemas.errors import DatabaseError, SequenceGap
-from tidewire_schemas.messages import FreshRequest, Hello, Page, ReplayRequest, Welcome
+from tidewire_schemas.messages import FreshRequest, Page, ReplayRequest, Welcome
 from tidewire_schemas.parts import split
-from tidewire_schemas.positions import Position
 
 R = TypeVar("R")
 
@@ -72,17 +70,6 @@ class DatabaseReplaced(DatabaseError):
 
     code = "database_replaced"
     hint = "the agent opens the new one; stop the agent before a database is replaced"
-
-
-class Sealed(NamedTuple):
-    """What one look at the file brought."""
-
-    outcome: SealOutcome
-    last: int
-    """The newest batch that is sealed and durable."""
-    shapes_changed: bool
-    questions: list[str]
-    """Nonces of open `fresh` questions."""
 
 
 class Engine:
@@ -196,7 +183,7 @@ class Engine:
         message, size = received
         if isinstance(message, Welcome):
             points = [*((message.accepted,) if message.accepted else ()), *message.recent]
-            ours = await self._database.run(_digests, [point.batch for point in points])
+            ours = await self._database.run(filework.digests_of, [point.batch for point in points])
             self._perform(self.session.welcomed(message, ours, self._loop.time()))
         else:
             self._perform(self.session.received(message, size, self._loop.time(), random.random()))
@@ -268,7 +255,7 @@ class Engine:
             if (pause := budget.wait_s(self._loop.time())) > 0:
                 await asyncio.sleep(pause)
             self._committed.clear()
-            sealed = await self._patiently(lambda: self._database.run(_look, int(time.time() * 1000)))
+            sealed = await self._patiently(lambda: self._database.run(filework.look, int(time.time() * 1000)))
             self.lock_s += sealed.outcome.lock_s
             budget.spend(sealed.outcome.lock_s, self._loop.time())
             if sealed.shapes_changed:
@@ -300,7 +287,9 @@ class Engine:
 
     async def _apply(self, page: Page) -> None:
         try:
-            applied, position, shapes_changed = await self._patiently(partial(self._database.run, _apply, page))
+            applied, position, shapes_changed = await self._patiently(
+                partial(self._database.run, filework.apply_page, page)
+            )
             self._troubles.clear("log_diverged")
             if shapes_changed:
                 await self._say_tables()
@@ -308,7 +297,7 @@ class Engine:
             if applied.refused or applied.parked:
                 _log.info("entry %d: %d refused, %d parked", position.seq, applied.refused, applied.parked)
         except SequenceGap:
-            position = (await self._database.run(read_standing)).position
+            position = (await self._database.run(filework.read_standing)).position
         except LogDiverged as error:
             self._troubles.say_error(error)
             await asyncio.sleep(DIVERGED_PAUSE_S)
@@ -325,7 +314,7 @@ class Engine:
             self._troubles.clear("tables_not_synced")
 
     async def _reintroduce(self) -> None:
-        standing = await self._database.run(read_standing)
+        standing = await self._database.run(filework.read_standing)
         self.incarnation = standing.incarnation
         self._perform(self.session.reintroduce(standing, self._loop.time()))
 
@@ -356,7 +345,7 @@ class Engine:
                     case SendBatches():
                         await self._send_batches(effect)
                     case SendHello():
-                        hello = await self._patiently(lambda: self._database.run(_hello, self._boot))
+                        hello = await self._patiently(lambda: self._database.run(filework.hello, self._boot))
                         await self._publish(self._ask_topic, encode(hello))
                     case RequestReplay(position, pages):
                         await self._ask(
@@ -374,7 +363,7 @@ class Engine:
 
     async def _send_batches(self, effect: SendBatches) -> None:
         batches = await self._patiently(
-            lambda: self._database.run(_outbox, effect.after, effect.count_max, effect.bytes_max)
+            lambda: self._database.run(filework.outbox, effect.after, effect.count_max, effect.bytes_max)
         )
         sent = [SentBatch(batch.batch, batch.digest, len(batch.payload)) for batch in batches]
         # Told before it is published, as the ack may come before the broker's confirmation.
@@ -424,66 +413,6 @@ _STATE_LINES: Final = {
     State.LIVE: "live: holding all entries of the log",
     State.HALTED: "halted: a person must decide",
 }
-
-
-# ── on the database's thread ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def read_standing(store: EdgeStore) -> Standing:
-    """Where the device stands."""
-    return Standing(
-        incarnation=store.incarnation,
-        log=store.log_id,
-        epoch=store.epoch,
-        position=store.replay_from,
-        sealed=store.last_sealed.batch if store.last_sealed else 0,
-    )
-
-
-def _look(store: EdgeStore, now_ms: int) -> Sealed:
-    shapes_changed = store.refresh()
-    outcome = store.seal(now_ms)
-    if outcome.batches:
-        store.harden()
-    last = store.last_sealed
-    return Sealed(outcome, last.batch if last else 0, shapes_changed, store.fresh_asked())
-
-
-def _apply(store: EdgeStore, page: Page) -> tuple[Applied, Position, bool]:
-    """What was applied, after which entry the next page must go on, and whether shapes have changed before."""
-    shapes_changed = store.refresh()
-    return store.apply(page), store.replay_from, shapes_changed
-
-
-def _outbox(store: EdgeStore, after: int, count_max: int, bytes_max: int) -> list[SealedBatch]:
-    return store.outbox(after, count_max=count_max, bytes_max=bytes_max)
-
-
-def _digests(store: EdgeStore, batches: Sequence[int]) -> dict[int, str]:
-    """Our digests of these batches, as far as we know them still."""
-    found: dict[int, str] = {}
-    last = store.last_sealed
-    for number in batches:
-        if last is not None and number == last.batch:
-            found[number] = last.digest
-            continue
-        digest = store.digest_of(number)
-        if digest is not None:
-            found[number] = digest
-    return found
-
-
-def _hello(store: EdgeStore, boot: str) -> Hello:
-    return Hello(
-        incarnation=store.incarnation,
-        boot=boot,
-        log=store.log_id,
-        position=store.checkpoint,
-        epoch=store.epoch,
-        last_sealed=store.last_sealed,
-        oldest_kept=store.oldest_kept,
-        tables=store.shapes(),
-    )
 
 
 def _too_large(batch: SealedBatch, limit: float) -> Trouble:

@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from tidewire_agent.database import Database
-from tidewire_agent.engine import Engine, read_standing
+from tidewire_agent.engine import Engine
 from tidewire_agent.errors import DatabaseMissing, DeviceNeeded
+from tidewire_agent.filework import read_standing
 from tidewire_agent.inbox import Inbox
 from tidewire_agent.lock import AgentLock
 from tidewire_agent.reporter import Reporter

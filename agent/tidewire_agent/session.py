@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
 
+from tidewire_agent.complaints import NO_ACK, NO_LIVE_PAGES, NO_PAGES, NO_WELCOME
 from tidewire_agent.effects import (
     AnswerFresh,
     ApplyPage,
@@ -36,26 +37,6 @@ from tidewire_agent.window import SendWindow, SentBatch
 from tidewire_schemas.messages import Ack, FreshAnswer, Head, Page, Problem, Replay, Welcome
 from tidewire_schemas.positions import START, Position
 
-NO_WELCOME: Final = Trouble(
-    "no_welcome",
-    "no answer to Hello",
-    "is the hub down, is the stream's name right, may this device use its topics?",
-)
-NO_ACK: Final = Trouble(
-    "no_ack",
-    "batches were sent and no ack came",
-    "may this device publish on its `up` topic? does the hub say why in its log?",
-)
-NO_PAGES: Final = Trouble(
-    "no_pages",
-    "the log goes on and its entries do not arrive",
-    "may this device read the stream's `log` topic and its own `in` topic?",
-)
-NO_LIVE_PAGES: Final = Trouble(
-    "no_live_pages",
-    "entries arrive only when they are asked for",
-    "may this device read the stream's `log` topic? (a broker may grant a subscription and deliver nothing)",
-)
 STALLS_MAX: Final = 2
 """So many times in a row entries had to be asked for after a stall, until that is a problem and not a lost message."""
 

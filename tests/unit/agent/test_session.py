@@ -151,7 +151,7 @@ def sent(first: int, last: int, size: int = 10) -> list[SentBatch]:
 # ── the rules of the module itself ────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("module", ["session", "states", "effects", "pages", "window"])
+@pytest.mark.parametrize("module", ["session", "states", "effects", "pages", "window", "complaints", "pace"])
 def test_the_core_imports_no_clock_no_network_and_no_database(module: str) -> None:
     source = Path(session_module.__file__).with_name(f"{module}.py").read_text()
     imported = set()
