@@ -314,8 +314,13 @@ class Applier:
                 return
             if len(columns) > width:
                 rows_of.set_cells(self._connection, synced.table, columns, values)
-        elif not overlay.columns or rows_of.fetch(self._connection, synced.table, change.key) is None:
+        elif not overlay.columns:
             rows_of.put(self._connection, synced.table, change.columns, change.values)
+        elif rows_of.fetch(self._connection, synced.table, change.key) is None:
+            # The row was deleted under the pending cells and is made anew: they keep their values all the same.
+            merged = _named(change)
+            merged.update(self._pending.cells(synced, key))
+            rows_of.put(self._connection, synced.table, tuple(merged), tuple(merged.values()))
         else:
             rows_of.respell(self._connection, synced.table, change.key)
             if len(columns) > width:
@@ -513,10 +518,13 @@ class Applier:
                 parked = self._parked.get(synced.attached.id, key)
                 if parked is None:
                     continue
-                if run.op == "set":
+                if run.op != "set":
+                    self._parked.drop(synced.attached.id, key)
+                elif parked.op == "set":
                     self._supersede(parked, run.columns)
                 else:
-                    self._parked.drop(synced.attached.id, key)
+                    cells = dict(zip(map(fold, run.columns[run.key :]), row[run.key :], strict=True))
+                    self._parked.fold(parked._replace(cells={**parked.cells, **cells}))
 
     def _prune(self, released: int) -> None:
         """Forget the oldest released batches above the limits."""
@@ -614,7 +622,7 @@ def _batch_cells(payload: bytes) -> dict[tuple[str, str, str], dict[str, WireVal
         (fold(run.table), run.op, json.dumps(row[: run.key])): dict(
             zip(run.columns[run.key :], row[run.key :], strict=True)
         )
-        for run in parse_batch(payload).batch.changes
+        for run in parse_batch(payload, bytes_max=len(payload)).batch.changes
         for row in run.rows
     }
 

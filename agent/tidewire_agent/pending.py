@@ -93,6 +93,26 @@ class Pending:
             unsealed=frozenset(name for batch, name in named if batch == _UNSEALED),
         )
 
+    def cells(self, synced: Synced, key: bytes) -> dict[str, Value]:
+        """Values of a row's pending cells by column, from the batches that hold them."""
+        found: dict[str, Value] = {}
+        batches = self._connection.execute(
+            """
+            SELECT DISTINCT batch, payload FROM temp.tidewire_pending JOIN tidewire_batch USING (batch)
+            WHERE t = ? AND key = ? ORDER BY batch
+            """,
+            (synced.attached.id, key),
+        ).fetchall()
+        for _batch, payload in batches:
+            for run in parse_batch(payload, bytes_max=len(payload)).batch.changes:
+                if run.op != "set" or self._catalogue.by_name(run.table) != synced:
+                    continue
+                for row in run.rows:
+                    values = decode_row(row)
+                    if synced.table.key_bytes(tuple(values[: run.key])) == key:
+                        found.update(zip(run.columns[run.key :], values[run.key :], strict=True))
+        return {column.name: value for name, value in found.items() if (column := synced.table.by_name.get(fold(name)))}
+
     def release(self, batch: int) -> None:
         """The applied log includes our batches up to this one."""
         self._connection.execute("DELETE FROM temp.tidewire_pending WHERE batch <= ?", (batch,))
@@ -130,7 +150,7 @@ class Pending:
 
     def _batch_rows(self, batch: int, payload: bytes) -> list[_Row]:
         rows: list[_Row] = []
-        for run in parse_batch(payload).batch.changes:
+        for run in parse_batch(payload, bytes_max=len(payload)).batch.changes:
             synced = self._catalogue.by_name(run.table)
             if synced is None or run.op == "seed" or batch < synced.attached.first_batch:
                 continue  # a seed yields to whatever the hub holds
