@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -37,6 +38,9 @@ from tidewire_schemas.positions import Position
 from tidewire_schemas.shapes import TableShape
 
 logger = logging.getLogger(__name__)
+
+LOCK_RETRY_S = 0.0005
+"""How often a write lock that the app holds is asked for: short against a commit, long against the call itself."""
 
 SQLITE_MIN = (3, 24, 0)
 """The first SQLite with UPSERT, which applying needs. The app may bring an older one."""
@@ -528,13 +532,30 @@ class EdgeStore:
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """A write transaction; triggers of the file stay silent where they can be switched off."""
-        self._connection.execute("BEGIN IMMEDIATE")
+        self._begin()
         try:
             yield
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.rollback()
             raise
+
+    def _begin(self) -> None:
+        """Take the write lock. SQLite's own busy handler backs off to 100 ms: an app without pauses would starve it."""
+        deadline = time.monotonic() + self._settings.busy_timeout_s
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(LOCK_RETRY_S)
+                else:
+                    return
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(self._settings.busy_timeout_s * 1000)}")
 
     @contextmanager
     def _silently(self) -> Iterator[None]:
