@@ -62,6 +62,15 @@ class Draft(NamedTuple):
     """Keys of rows that were written and have no net change."""
 
 
+class _Batch(NamedTuple):
+    """A finished batch."""
+
+    number: int
+    digest: str
+    sealed_at: int
+    payload: bytes
+
+
 class Sealer:
     """Makes batches of one database.
 
@@ -117,10 +126,6 @@ class Sealer:
         lock_s = self._store(draft, now_ms)
         more = self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_change)").fetchone()[0]
         return SealOutcome(batches=1 if draft.runs else 0, more=bool(more) or self._seeds.waiting(), lock_s=lock_s)
-
-    def store_runs(self, runs: list[WireRun], now_ms: int) -> None:
-        """Store a batch of these runs inside the caller's transaction."""
-        self._append(to_json(runs), now_ms)
 
     # ── read ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -263,10 +268,11 @@ class Sealer:
     # ── store ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _store(self, draft: Draft, now_ms: int) -> float:
+        batch = self._next_batch(draft.changes_json, now_ms) if draft.runs else None
         with self._transaction():
             started = time.perf_counter()
-            if draft.runs:
-                self._append(draft.changes_json, now_ms)
+            if batch is not None:
+                self._append(batch)
             if draft.touched:
                 self._connection.executemany(
                     "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", draft.touched
@@ -284,21 +290,24 @@ class Sealer:
             self._sealed(draft.nothing)
         return time.perf_counter() - started
 
-    def _append(self, changes_json: bytes, now_ms: int) -> None:
-        batch = max(1, self._meta.number("next_batch"))
+    def _next_batch(self, changes_json: bytes, now_ms: int) -> _Batch:
+        """The batch that these changes make, in full before the write lock is taken."""
+        number = max(1, self._meta.number("next_batch"))
         payload = encode_batch(
             incarnation=self._meta.text("incarnation") or "",
-            batch=batch,
+            batch=number,
             prev_digest=self._meta.text("last_digest") or NO_DIGEST,
             sealed_at=now_ms,
             changes_json=changes_json,
         )
-        digest = message_digest(payload)
+        return _Batch(number, message_digest(payload), now_ms, payload)
+
+    def _append(self, batch: _Batch) -> None:
         self._connection.execute(
             "INSERT INTO tidewire_batch (batch, digest, sealed_at, bytes, payload) VALUES (?, ?, ?, ?, ?)",
-            (batch, digest, now_ms, len(payload), payload),
+            (batch.number, batch.digest, batch.sealed_at, len(batch.payload), batch.payload),
         )
-        self._meta.set(next_batch=batch + 1, last_digest=digest)
+        self._meta.set(next_batch=batch.number + 1, last_digest=batch.digest)
 
     def _covered(self, cut: int) -> int:
         return int(self._connection.execute("SELECT count(*) FROM tidewire_change WHERE id <= ?", (cut,)).fetchone()[0])
@@ -324,12 +333,15 @@ class Sealer:
         chunk = self._seeds.next_chunk(now_ms)
         if chunk is None:
             return SealOutcome(batches=0, more=False, lock_s=0.0)
+        batch = None
+        if chunk.rows:
+            run = _run("seed", chunk.synced, self._meta.checkpoint, list(chunk.synced.table.column_names))
+            run["rows"] = chunk.rows
+            batch = self._next_batch(to_json([run]), now_ms)
         with self._transaction():
             started = time.perf_counter()
-            if chunk.rows:
-                run = _run("seed", chunk.synced, self._meta.checkpoint, list(chunk.synced.table.column_names))
-                run["rows"] = chunk.rows
-                self.store_runs([run], now_ms)
+            if batch is not None:
+                self._append(batch)
             self._dead_letters.add(chunk.dead)
             self._seeds.offered(chunk)
         lock_s = time.perf_counter() - started
