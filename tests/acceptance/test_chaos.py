@@ -246,7 +246,7 @@ def check_log(log: list[dict[str, Any]], devices: int) -> None:
 
 
 def check_rows(device: Device, writers: list[Writer]) -> None:
-    """What nobody else changed is as its writer committed it last; what all change is as one of them wrote it."""
+    """What nobody else changed is as its writer committed it last; a cell that all change is as one wrote it."""
     for writer in writers:
         mine = writer.device
         journal = device.query("SELECT n, note FROM journal WHERE device = ? ORDER BY n", mine)
@@ -254,9 +254,9 @@ def check_rows(device: Device, writers: list[Writer]) -> None:
         assert device.query("SELECT n FROM tally WHERE device = ?", mine) == [(writer.committed,)]
         own = device.query("SELECT slot, n, note FROM own WHERE device = ? ORDER BY slot", mine)
         assert own == [(slot, *writer.own[slot]) for slot in sorted(writer.own)]
-    by_device = {writer.device: writer.shared for writer in writers}
-    for key, name, n in device.query("SELECT key, device, n FROM shared"):
-        assert (key, n) in by_device[name]
+    written = set[tuple[str, str, str]]().union(*(writer.shared for writer in writers))
+    for key, left, right in device.query("SELECT key, left, right FROM shared"):
+        assert {(key, "left", left), (key, "right", right)} <= written
 
 
 def check_tickets(site: Site, writers: list[Writer]) -> None:
@@ -294,7 +294,7 @@ def rows_of(device: Device) -> Rows:
 
 def folded(log: list[dict[str, Any]]) -> Rows:
     """The rows that the log makes, by the simplest reading of the protocol page."""
-    columns = {"journal": ["note"], "tally": ["n"], "own": ["n", "note"], "shared": ["device", "n"]}
+    columns = {"journal": ["note"], "tally": ["n"], "own": ["n", "note"], "shared": ["left", "right"]}
     columns["tickets"] = ["device", "n"]
     rows: Rows = {table: {} for table in KEYS}
     for entry in log:

@@ -17,8 +17,8 @@ SCHEMA = """
     CREATE TABLE tally (device TEXT PRIMARY KEY, n INTEGER NOT NULL);
     -- Rows that come, change and go, by their own device alone.
     CREATE TABLE own (device TEXT, slot INTEGER, n INTEGER, note TEXT, PRIMARY KEY (device, slot));
-    -- Rows that all devices make, change and remove. Keys are the app's, so the later write wins.
-    CREATE TABLE shared (key TEXT PRIMARY KEY, device TEXT, n INTEGER);
+    -- Rows that all devices make, change and remove, in whole or cell by cell. Keys are the app's, so the later wins.
+    CREATE TABLE shared (key TEXT PRIMARY KEY, left TEXT, right TEXT);
     -- Rows whose keys SQLite hands out: of two devices that take the same one, the later gets a dead letter.
     CREATE TABLE tickets (id INTEGER PRIMARY KEY, device TEXT NOT NULL, n INTEGER NOT NULL);
 """
@@ -36,7 +36,7 @@ class Writer:
     Attributes:
         committed: how many transactions it committed; `tally` and `journal` must say so everywhere.
         own: its rows of `own`, slot → (n, note).
-        shared: every (key, n) it ever wrote to `shared`.
+        shared: every (key, column, word) it ever wrote to `shared`.
         tickets: the n of each row it inserted into `tickets`.
     """
 
@@ -45,7 +45,7 @@ class Writer:
         self.device = device
         self.committed = 0
         self.own: dict[int, tuple[int, str]] = {}
-        self.shared: set[tuple[str, int]] = set()
+        self.shared: set[tuple[str, str, str]] = set()
         self.tickets: list[int] = []
         self.failure: BaseException | None = None
         self._chance = random.Random(f"{seed} {device}")
@@ -72,7 +72,7 @@ class Writer:
 
     def _transaction(self, app: sqlite3.Connection) -> None:
         n = self.committed + 1
-        own, shared, tickets = dict(self.own), set[tuple[str, int]](), list[int]()
+        own, shared, tickets = dict(self.own), set[tuple[str, str, str]](), list[int]()
         app.execute("BEGIN IMMEDIATE")
         app.execute("INSERT INTO journal VALUES (?, ?, ?)", (self.device, n, f"{self.device} {n}"))
         app.execute(
@@ -106,17 +106,18 @@ class Writer:
             app.execute("UPDATE own SET n = ? WHERE device = ? AND slot = ?", (n, self.device, slot))
             own[slot] = (n, own[slot][1])
 
-    def _write_shared(self, app: sqlite3.Connection, n: int, written: set[tuple[str, int]]) -> None:
-        key = f"key {self._chance.randrange(SHARED_KEYS)}"
+    def _write_shared(self, app: sqlite3.Connection, n: int, written: set[tuple[str, str, str]]) -> None:
+        key, word = f"key {self._chance.randrange(SHARED_KEYS)}", f"{self.device} {n}"
         chance = self._chance.random()
         if chance < 0.3:
             app.execute("DELETE FROM shared WHERE key = ?", (key,))
-            return
-        written.add((key, n))
-        if chance < 0.5:
-            app.execute("UPDATE shared SET device = ?, n = ? WHERE key = ?", (self.device, n, key))
+        elif chance < 0.6:
+            column = self._chance.choice(["left", "right"])
+            app.execute(f"UPDATE shared SET {column} = ? WHERE key = ?", (word, key))
+            written.add((key, column, word))
         else:
-            app.execute("REPLACE INTO shared VALUES (?, ?, ?)", (key, self.device, n))
+            app.execute("REPLACE INTO shared VALUES (?, ?, ?)", (key, word, word))
+            written.update({(key, "left", word), (key, "right", word)})
 
 
 class Observer:
