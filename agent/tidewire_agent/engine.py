@@ -249,7 +249,12 @@ class Engine:
     # ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _seal_loop(self) -> None:
-        budget = LockBudget(self._settings.lock_share_max, self._settings.lock_burst_s, self._loop.time())
+        budget = LockBudget(
+            self._settings.lock_share_max,
+            self._settings.lock_burst_s,
+            self._settings.lock_pause_max_s,
+            self._loop.time(),
+        )
         while True:
             await self._committed.wait()
             if (pause := budget.wait_s(self._loop.time())) > 0:

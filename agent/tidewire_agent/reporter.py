@@ -87,16 +87,22 @@ class Reporter:
         """Report until cancelled. `refresh` is awaited before each report and sets `backlog` and the like."""
         clock = asyncio.get_running_loop().time
         published_at = 0.0
+        unsaid = False
         while True:
             urgent = self._soon.is_set()
+            unsaid = unsaid or self._news.is_set()
             self._soon.clear()
             self._news.clear()
             await refresh()
             self._lock.write(self.status)
-            if urgent or clock() >= published_at + self._settings.state_interval_s:
+            if urgent or clock() >= published_at + self._pause_s(unsaid):
                 published_at = clock()
+                unsaid = False
                 self._publish(encode(self.device_state()))
-            await self._rest(published_at + self._settings.state_interval_s - clock())
+            await self._rest(published_at + self._pause_s(unsaid) - clock())
+
+    def _pause_s(self, unsaid: bool) -> float:
+        return self._settings.state_pause_s if unsaid else self._settings.state_interval_s
 
     async def _rest(self, until_next_s: float) -> None:
         """Until there is something to say: news at the pace of `status_interval_s`, urgent news at once."""

@@ -107,6 +107,9 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     lock_burst_s: float = Field(default=0.02, gt=0, le=10)
     """Lock time that may be used at once after a quiet time, so that single writes travel without waiting."""
 
+    lock_pause_max_s: float = Field(default=1.0, gt=0, le=3600)
+    """Longest time without sealing after the lock was held for long, as on a machine that stalls."""
+
     watch: Literal["auto", "poll"] = "auto"
     """How commits are noticed: by inotify where there is one, or by looking at the file."""
 
@@ -126,6 +129,9 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
 
     state_interval_s: float = Field(default=30.0, gt=0, le=86_400)
     """How often the device's state is published even if nothing changed."""
+
+    state_pause_s: float = Field(default=2.0, gt=0, le=86_400)
+    """Shortest time between two publications because of the position or of what waits. The state goes at once."""
 
     status_interval_s: float = Field(default=1.0, gt=0, le=3600)
     """Shortest time between two writes of the status document, except when the state changes."""

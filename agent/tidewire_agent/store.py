@@ -25,6 +25,7 @@ from tidewire_agent.meta import SCHEMA_SQL, Meta
 from tidewire_agent.parked import Parked
 from tidewire_agent.pending import Pending
 from tidewire_agent.reading import fetch_all, snapshot
+from tidewire_agent.row_writer import RowWriter
 from tidewire_agent.seal import Sealer, SealOutcome
 from tidewire_agent.seeds import Seeds
 from tidewire_agent.silence import Switch, dropped_triggers, trigger_switch
@@ -34,7 +35,7 @@ from tidewire_schemas.codec import BATCH_BYTES_MAX, encode_batch, parse_batch
 from tidewire_schemas.digest import NO_DIGEST, as_hex, column_order, message_digest, row_digest, table_digest
 from tidewire_schemas.messages import LastSealed, Page
 from tidewire_schemas.names import check_topic_name, fold
-from tidewire_schemas.positions import Position
+from tidewire_schemas.positions import START, Position
 from tidewire_schemas.shapes import TableShape
 
 logger = logging.getLogger(__name__)
@@ -142,12 +143,22 @@ class EdgeStore:
         self._pending = Pending(connection, self._meta, self._catalogue)
         self._parked = Parked(connection)
         self._seeds = Seeds(connection, self._catalogue, chunk_bytes=settings.seed_chunk_bytes)
+        self._rows = RowWriter(
+            connection,
+            self._catalogue,
+            self._silently,
+            self._pending,
+            self._parked,
+            self._dead_letters,
+            self._seeds,
+        )
         self._applier = Applier(
             connection,
             self._meta,
             self._catalogue,
             self._transaction,
             self._silently,
+            self._rows,
             self._pending,
             self._parked,
             self._dead_letters,
@@ -165,7 +176,7 @@ class EdgeStore:
             self._seeds,
             batch_bytes_max=settings.batch_bytes_max,
             changes_max=settings.changes_per_batch_max,
-            sealed=self._applier.sealed,
+            sealed=self._rows.sealed,
         )
 
     @classmethod
@@ -380,8 +391,12 @@ class EdgeStore:
             return found
 
     def renumber(self, after: int) -> None:
-        """Begin a new incarnation; batches after this number are numbered anew from 1, with the same changes."""
+        """Begin a new incarnation; batches after this number are numbered anew from 1, with the same changes.
+
+        Those that the applied log includes are never sent again.
+        """
         with _sqlite_errors(), self._transaction():
+            after = max(after, self.released)
             incarnation = secrets.token_hex(16)
             kept = self._connection.execute(
                 "SELECT batch, sealed_at FROM tidewire_batch WHERE batch > ? ORDER BY batch", (after,)
@@ -415,6 +430,42 @@ class EdgeStore:
             )
         self._pending.forget()
         self._volatile = True
+
+    def adopt(self) -> None:
+        """Forget the log: the next hub's log is followed from its start, and all rows here are offered as seeds.
+
+        No row is deleted anywhere. What was not sent yet is offered with its row, too; deletes that were not sent are
+        forgotten, as nobody can say what they mean in another log.
+        """
+        with _sqlite_errors():
+            with self._transaction():
+                for statement in (
+                    "DELETE FROM tidewire_change",
+                    "DELETE FROM tidewire_mark",
+                    "DELETE FROM tidewire_batch",
+                    "DELETE FROM tidewire_touched",
+                    "DELETE FROM tidewire_parked",
+                    """
+                    UPDATE tidewire_table
+                    SET state = 'taking', first_batch = 1, target = NULL, offered = NULL,
+                        cursor_epoch = NULL, cursor_seq = NULL
+                    WHERE state <> 'missing'
+                    """,
+                ):
+                    self._connection.execute(statement)
+                self._meta.checkpoint = START
+                self._meta.set(
+                    log_id=None,
+                    heard_epoch=0,
+                    incarnation=secrets.token_hex(16),
+                    next_batch=1,
+                    last_digest=None,
+                    released=0,
+                    drained=self._meta.number("drained") + 1,
+                )
+            self._catalogue.refresh()
+            self._pending.forget()
+            self._parked.recount()
 
     # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

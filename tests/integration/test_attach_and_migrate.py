@@ -277,3 +277,36 @@ def test_parked_rows_that_make_room_for_each_other_all_fit_in_the_end(fleet: Fle
     fleet.sync()
     assert b.rows("SELECT id, email FROM u ORDER BY id") == [(1, "z"), (2, "x"), (3, "q")]
     fleet.assert_equal()
+
+
+def test_a_new_log_is_adopted_with_all_rows_and_deletes_none(fleet: Fleet, tmp_path: Path) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x'), ('2', 'y')")
+    fleet.sync()
+    b.sql("UPDATE notes SET body = 'not sent' WHERE id = '2'; INSERT INTO notes VALUES ('3', 'not sent')")
+    fleet.close()
+    (tmp_path / "anew").mkdir()
+    anew = Fleet(tmp_path / "anew")
+    for device in ("a", "b"):
+        edge = Edge(tmp_path / f"{device}.db", device)
+        edge.store.adopt()
+        anew.edges.append(edge)
+        anew.hello(edge)
+        anew.sync([edge])
+    anew.sync()
+    anew.assert_equal()
+    assert anew.edges[0].rows("SELECT * FROM notes") == [("1", "x"), ("2", "y"), ("3", "not sent")]
+    assert anew.edges[1].store.dead(1)[0].cells == {"id": "2", "body": "not sent"}
+    anew.close()
+
+
+def test_renumbering_sends_nothing_again_that_the_applied_log_includes(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x')")
+    fleet.sync()
+    a.sql("UPDATE notes SET body = 'y'")
+    a.seal()
+    a.store.renumber(0)
+    assert [batch.batch for batch in a.store.outbox(0, count_max=10, bytes_max=10**6)] == [1]
+    fleet.sync()
+    assert [row["body"] for row in fleet.stream.rows("notes")] == ["y"]

@@ -74,6 +74,7 @@ class Fleet:
         self.stream.lead(NOW_MS, 0)
         self.edges: list[Edge] = []
         self.commits: list[Commit] = []
+        self._closed = False
 
     def edge(
         self,
@@ -156,6 +157,10 @@ class Fleet:
             assert edge.store.backlog().parked == 0
 
     def close(self) -> None:
+        """Close all; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         for edge in self.edges:
             edge.close()
         self.stream.close()

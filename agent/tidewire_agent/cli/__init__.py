@@ -20,6 +20,8 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "watch": ("keys", "Print keys as they change, here or elsewhere."),
     "status": ("inspect", "Say how the agent and its database are."),
     "log": ("inspect", "List the batches of this device, the newest first."),
+    "digests": ("inspect", "Print rows and digest of each table, to be compared with the hub's."),
+    "adopt": ("tables", "Follow another log from its start, and offer all rows here to it."),
     "dead": ("dead", "Writes that the hub refused, or that cannot be synced."),
 }
 

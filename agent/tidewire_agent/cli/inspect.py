@@ -1,4 +1,4 @@
-"""`tidewire-agent status` and `log`."""
+"""`tidewire-agent status`, `log` and `digests`."""
 
 from __future__ import annotations
 
@@ -57,6 +57,24 @@ def log(limit: int, as_json: bool, **options: Any) -> None:
     print_records(
         records, ("batch", "in_log", "sealed_at", "bytes", "digest"), as_json=as_json, empty="no batches are kept"
     )
+
+
+@click.command(epilog=EPILOG)
+@database_options()
+@json_option
+def digests(as_json: bool, **options: Any) -> None:
+    """Print rows and digest of each synced table: `tidewire-hub digests` says the same for the same entry.
+
+    Rows that wait to be sent make a difference until they are in the log.
+    """
+    settings = settings_of(options)
+    if not known_to_tidewire(settings):
+        print_records([], (), as_json=as_json, empty="no agent has used this database yet")
+        return
+    with open_store(settings) as store:
+        position, tables = store.digests()
+    records = [{**table._asdict(), "epoch": position.epoch, "seq": position.seq} for table in tables]
+    print_records(records, ("table", "rows", "digest", "seq"), as_json=as_json, empty="no table is attached")
 
 
 def _document(settings: AgentSettings) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`tidewire-agent attach` and `detach`."""
+"""`tidewire-agent attach`, `detach` and `adopt`."""
 
 from __future__ import annotations
 
@@ -64,6 +64,23 @@ def detach(tables: tuple[str, ...], force: bool, **options: Any) -> None:
             store.detach()
             lock.remove()
             click.echo("removed every trace; the rows stay as they are")
+
+
+@click.command(epilog=EPILOG)
+@database_options()
+def adopt(**options: Any) -> None:
+    """Follow another log from its start, and offer all rows here to it. The agent must be stopped.
+
+    For a hub that was made anew, or has lost its data. The rows of the new log are taken first. A row here is then
+    accepted where the hub has none; where the two differ the hub's row stays, and the one here is a dead letter.
+    """
+    settings = settings_of(options)
+    if not known_to_tidewire(settings):
+        click.echo("no agent has used this database yet: it takes the log that it meets first")
+        return
+    with AgentLock.acquire(settings.db), open_store(settings) as store:
+        store.adopt()
+    click.echo("the log is forgotten; start the agent to follow the one it meets")
 
 
 def _detach_each(store: EdgeStore, tables: tuple[str, ...]) -> None:
