@@ -21,6 +21,7 @@ from tidewire_agent.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.dead_letters import DeadLetters
 from tidewire_agent.errors import LogDiverged
 from tidewire_agent.meta import Meta
+from tidewire_agent.outbox import Outbox
 from tidewire_agent.parked import Parked
 from tidewire_agent.pending import Pending
 from tidewire_agent.row_change import RowChange, batch_cells, hub_row, refused_letter, row_changes
@@ -55,7 +56,6 @@ class Applier:
         transaction: gives a write transaction.
         silently: gives a part of a transaction in which no trigger runs.
         rows_max: rows after which a long page is committed and begun anew, between entries.
-        kept_batches_max, kept_bytes_max: released batches kept for a hub that has lost its tail.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Applier:
         catalogue: Catalogue,
         transaction: Transaction,
         silently: Transaction,
+        outbox: Outbox,
         rows: RowWriter,
         pending: Pending,
         parked: Parked,
@@ -72,22 +73,19 @@ class Applier:
         seeds: Seeds,
         *,
         rows_max: int,
-        kept_batches_max: int,
-        kept_bytes_max: int,
     ) -> None:
         self._connection = connection
         self._meta = meta
         self._catalogue = catalogue
         self._transaction = transaction
         self._silently = silently
+        self._outbox = outbox
         self._rows = rows
         self._pending = pending
         self._parked = parked
         self._dead_letters = dead_letters
         self._seeds = seeds
         self._rows_max = rows_max
-        self._kept_batches_max = kept_batches_max
-        self._kept_bytes_max = kept_bytes_max
 
     def schema_changed(self) -> None:
         """Parked cells of unknown columns may fit now: try them."""
@@ -175,7 +173,7 @@ class Applier:
         if position.seq > checkpoint.seq:
             self._meta.checkpoint = position
         if released is not None:
-            self._prune(released)
+            self._outbox.prune()
         self._seeds.advance(self.replay_from)
 
     # ── one entry ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +182,7 @@ class Applier:
         """Apply one entry; the number of the own batch that it released."""
         own = entry.seq > self._meta.checkpoint.seq and entry.device == self._meta.text("device")
         if own and self._is_own(entry):
-            payload = self._outbox_payload(entry)
+            payload = self._outbox.waiting_payload(entry.batch, entry.digest)
             if payload is not None:
                 self._release(entry, payload)
                 return entry.batch
@@ -244,17 +242,8 @@ class Applier:
 
     # ── own entries ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _outbox_payload(self, entry: Entry) -> bytes | None:
-        """The batch of an own entry, where the outbox still holds it as the log has it."""
-        row = self._connection.execute(
-            "SELECT payload FROM tidewire_batch WHERE batch = ? AND digest = ? AND batch > ?",
-            (entry.batch, entry.digest, self._meta.number("released")),
-        ).fetchone()
-        payload: bytes | None = row[0] if row else None
-        return payload
-
     def _release(self, entry: Entry, payload: bytes) -> None:
-        self._meta.set(released=entry.batch)
+        self._outbox.release(entry.batch)
         self._pending.release(entry.batch)
         if self._parked.count:
             self._rows.drop_older(entry)
@@ -279,18 +268,6 @@ class Applier:
         self._rows.overlaid = True
         ordered = sorted(put_back.values(), key=lambda change: change.op != "delete")
         self._rows.apply(ordered)
-
-    def _prune(self, released: int) -> None:
-        """Forget the oldest released batches above the limits."""
-        kept = self._connection.execute(
-            "SELECT batch, bytes FROM tidewire_batch WHERE batch <= ? ORDER BY batch DESC", (released,)
-        ).fetchall()
-        size = 0
-        for place, (batch, size_of_batch) in enumerate(kept):
-            size += size_of_batch
-            if place >= self._kept_batches_max or size > self._kept_bytes_max:
-                self._connection.execute("DELETE FROM tidewire_batch WHERE batch <= ?", (batch,))
-                return
 
 
 def _pieces(entries: Sequence[Entry], rows_max: int) -> Iterator[list[Entry]]:

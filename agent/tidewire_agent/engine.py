@@ -37,11 +37,12 @@ from tidewire_agent.effects import (
 )
 from tidewire_agent.errors import DatabaseMissing, LogDiverged
 from tidewire_agent.inbox import Inbox
+from tidewire_agent.outbox import SealedBatch
 from tidewire_agent.pace import LockBudget
 from tidewire_agent.session import Session, Standing
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.states import State
-from tidewire_agent.store import EdgeStore, SealedBatch
+from tidewire_agent.store import EdgeStore
 from tidewire_agent.troubles import Troubles
 from tidewire_agent.watch import CommitWatch
 from tidewire_agent.window import SentBatch

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tidewire_agent.apply import Applied
+from tidewire_agent.outbox import SealedBatch
 from tidewire_agent.seal import SealOutcome
 from tidewire_agent.session import Standing
-from tidewire_agent.store import EdgeStore, SealedBatch
+from tidewire_agent.store import EdgeStore
 from tidewire_schemas.messages import Hello, Page
 from tidewire_schemas.positions import Position
 

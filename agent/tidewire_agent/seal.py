@@ -21,11 +21,10 @@ from tidewire_agent.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.dead_letters import DeadLetter, DeadLetters, null_key
 from tidewire_agent.meta import Meta
 from tidewire_agent.netchange import Change, LogRow, NetChange
+from tidewire_agent.outbox import Outbox
 from tidewire_agent.reading import fetch_all, snapshot
 from tidewire_agent.seeds import Seeds
 from tidewire_agent.sql import names, quote
-from tidewire_schemas.codec import encode_batch
-from tidewire_schemas.digest import NO_DIGEST, message_digest
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import Position
 from tidewire_schemas.values import encode_row
@@ -62,15 +61,6 @@ class Draft(NamedTuple):
     """Keys of rows that were written and have no net change."""
 
 
-class _Batch(NamedTuple):
-    """A finished batch."""
-
-    number: int
-    digest: str
-    sealed_at: int
-    payload: bytes
-
-
 class Sealer:
     """Makes batches of one database.
 
@@ -88,6 +78,7 @@ class Sealer:
         meta: Meta,
         catalogue: Catalogue,
         transaction: Transaction,
+        outbox: Outbox,
         dead_letters: DeadLetters,
         seeds: Seeds,
         *,
@@ -99,6 +90,7 @@ class Sealer:
         self._meta = meta
         self._catalogue = catalogue
         self._transaction = transaction
+        self._outbox = outbox
         self._dead_letters = dead_letters
         self._seeds = seeds
         self._batch_bytes_max = batch_bytes_max
@@ -268,11 +260,11 @@ class Sealer:
     # ── store ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _store(self, draft: Draft, now_ms: int) -> float:
-        batch = self._next_batch(draft.changes_json, now_ms) if draft.runs else None
+        batch = self._outbox.next_batch(draft.changes_json, now_ms) if draft.runs else None
         with self._transaction():
             started = time.perf_counter()
             if batch is not None:
-                self._append(batch)
+                self._outbox.append(batch)
             if draft.touched:
                 self._connection.executemany(
                     "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", draft.touched
@@ -289,25 +281,6 @@ class Sealer:
                 self._connection.execute("DELETE FROM tidewire_mark WHERE id <= ?", (draft.cut,))
             self._sealed(draft.nothing)
         return time.perf_counter() - started
-
-    def _next_batch(self, changes_json: bytes, now_ms: int) -> _Batch:
-        """The batch that these changes make, in full before the write lock is taken."""
-        number = max(1, self._meta.number("next_batch"))
-        payload = encode_batch(
-            incarnation=self._meta.text("incarnation") or "",
-            batch=number,
-            prev_digest=self._meta.text("last_digest") or NO_DIGEST,
-            sealed_at=now_ms,
-            changes_json=changes_json,
-        )
-        return _Batch(number, message_digest(payload), now_ms, payload)
-
-    def _append(self, batch: _Batch) -> None:
-        self._connection.execute(
-            "INSERT INTO tidewire_batch (batch, digest, sealed_at, bytes, payload) VALUES (?, ?, ?, ?, ?)",
-            (batch.number, batch.digest, batch.sealed_at, len(batch.payload), batch.payload),
-        )
-        self._meta.set(next_batch=batch.number + 1, last_digest=batch.digest)
 
     def _covered(self, cut: int) -> int:
         return int(self._connection.execute("SELECT count(*) FROM tidewire_change WHERE id <= ?", (cut,)).fetchone()[0])
@@ -337,11 +310,11 @@ class Sealer:
         if chunk.rows:
             run = _run("seed", chunk.synced, self._meta.checkpoint, list(chunk.synced.table.column_names))
             run["rows"] = chunk.rows
-            batch = self._next_batch(to_json([run]), now_ms)
+            batch = self._outbox.next_batch(to_json([run]), now_ms)
         with self._transaction():
             started = time.perf_counter()
             if batch is not None:
-                self._append(batch)
+                self._outbox.append(batch)
             self._dead_letters.add(chunk.dead)
             self._seeds.offered(chunk)
         lock_s = time.perf_counter() - started

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -20,8 +17,10 @@ from tidewire_agent import capture
 from tidewire_agent.apply import Applied, Applier
 from tidewire_agent.catalogue import AttachReport, Catalogue
 from tidewire_agent.dead_letters import DeadLetter, DeadLetters
-from tidewire_agent.errors import DatabaseMissing, DatabaseNotUsable, DeviceNeeded, OtherDevice, from_sqlite
-from tidewire_agent.meta import SCHEMA_SQL, Meta
+from tidewire_agent.errors import DatabaseMissing, DatabaseNotUsable, from_sqlite
+from tidewire_agent.meta import Meta
+from tidewire_agent.opening import connect, prepare
+from tidewire_agent.outbox import KeptBatch, Outbox, SealedBatch
 from tidewire_agent.parked import Parked
 from tidewire_agent.pending import Pending
 from tidewire_agent.reading import fetch_all, snapshot
@@ -31,8 +30,8 @@ from tidewire_agent.seeds import Seeds
 from tidewire_agent.silence import Switch, dropped_triggers, trigger_switch
 from tidewire_agent.sql import names, quote
 from tidewire_agent.tables import KV_TABLE
-from tidewire_schemas.codec import BATCH_BYTES_MAX, encode_batch, parse_batch
-from tidewire_schemas.digest import NO_DIGEST, as_hex, column_order, message_digest, row_digest, table_digest
+from tidewire_schemas.codec import BATCH_BYTES_MAX
+from tidewire_schemas.digest import as_hex, column_order, row_digest, table_digest
 from tidewire_schemas.messages import LastSealed, Page
 from tidewire_schemas.names import check_topic_name, fold
 from tidewire_schemas.positions import START, Position
@@ -72,15 +71,6 @@ class StoreSettings(BaseModel):
     """Sync tables whose unique indexes (partial, over expressions, custom collations) the hub cannot keep unique."""
 
 
-class SealedBatch(NamedTuple):
-    """A batch in the outbox."""
-
-    batch: int
-    digest: str
-    payload: bytes
-    sealed_at: int
-
-
 class Backlog(NamedTuple):
     """What waits on this device."""
 
@@ -94,31 +84,12 @@ class Backlog(NamedTuple):
     dead_letters: int
 
 
-class KeptBatch(NamedTuple):
-    """A line of `tidewire-agent log`."""
-
-    batch: int
-    digest: str
-    sealed_at: int
-    bytes: int
-    released: bool
-    """Whether the applied log includes it."""
-
-
 class TableDigest(NamedTuple):
     """Rows and digest of an attached table, to be compared with the hub's at the same position."""
 
     table: str
     rows: int
     digest: str
-
-
-class FlushMark(NamedTuple):
-    """What had been written when `EdgeStore.flush_mark` was called."""
-
-    drained: int
-    change: int | None
-    next_batch: int
 
 
 class EdgeStore:
@@ -131,11 +102,14 @@ class EdgeStore:
         self._path = path
         self._settings = settings
         self._switch = switch
-        self._volatile = True
-        """Whether a batch may be in the outbox that a power cut would take."""
-        self._named_wal = 0
-        """Inode of the -wal file whose name is known to be durable."""
         self._meta = Meta(connection)
+        self._outbox = Outbox(
+            connection,
+            self._meta,
+            path,
+            kept_batches_max=settings.kept_batches_max,
+            kept_bytes_max=settings.kept_bytes_max,
+        )
         self._catalogue = Catalogue(
             connection, self._meta, self._transaction, allow_unkept_unique=settings.allow_unkept_unique
         )
@@ -158,20 +132,20 @@ class EdgeStore:
             self._catalogue,
             self._transaction,
             self._silently,
+            self._outbox,
             self._rows,
             self._pending,
             self._parked,
             self._dead_letters,
             self._seeds,
             rows_max=settings.apply_rows_max,
-            kept_batches_max=settings.kept_batches_max,
-            kept_bytes_max=settings.kept_bytes_max,
         )
         self._sealer = Sealer(
             connection,
             self._meta,
             self._catalogue,
             self._transaction,
+            self._outbox,
             self._dead_letters,
             self._seeds,
             batch_bytes_max=settings.batch_bytes_max,
@@ -205,14 +179,14 @@ class EdgeStore:
             raise DatabaseMissing(f"there is no database at {path}")
         path = path.resolve()  # SQLite keeps the -wal beside the file itself, not beside a link to it
         try:
-            connection = _connect(path, settings)
+            connection = connect(path, busy_timeout_s=settings.busy_timeout_s)
         except sqlite3.Error as error:
             raise from_sqlite(error) from error
         try:
             switch = trigger_switch()
             if switch is not None:
                 switch(connection, False)
-            _prepare(connection, device)
+            prepare(connection, device)
             store = cls(connection, path, settings, switch)
             store._catalogue.refresh()
         except sqlite3.Error as error:
@@ -267,25 +241,21 @@ class EdgeStore:
     @property
     def last_sealed(self) -> LastSealed | None:
         """The newest batch of this incarnation."""
-        batch = self._meta.number("next_batch") - 1
-        digest = self._meta.text("last_digest")
-        return LastSealed(batch=batch, digest=digest) if batch > 0 and digest else None
+        return self._outbox.last
 
     @property
     def oldest_kept(self) -> int:
         """The lowest batch number in the outbox, 0 when it is empty."""
-        row = self._connection.execute("SELECT min(batch) FROM tidewire_batch").fetchone()
-        return int(row[0] or 0)
+        return self._outbox.oldest
 
     @property
     def released(self) -> int:
         """The highest own batch that the applied log includes."""
-        return self._meta.number("released")
+        return self._outbox.released
 
     def digest_of(self, batch: int) -> str | None:
-        """The digest of a batch in the outbox, or of the newest one."""
-        row = self._connection.execute("SELECT digest FROM tidewire_batch WHERE batch = ?", (batch,)).fetchone()
-        return None if row is None else str(row[0])
+        """The digest of a batch in the outbox."""
+        return self._outbox.digest_of(batch)
 
     def data_version(self) -> int:
         """A number that changes when another connection has committed."""
@@ -346,90 +316,28 @@ class EdgeStore:
         """Make a batch of what is committed now; call `harden` before anything of it is sent."""
         with _sqlite_errors():
             self.refresh()
-            outcome = self._sealer.seal(now_ms)
-            self._volatile = self._volatile or outcome.batches > 0
-            return outcome
+            return self._sealer.seal(now_ms)
 
     def harden(self) -> None:
-        """Bring all commits to the disk, outside any lock: SQLite's own fsync would hold up the app.
-
-        `outbox` does it too, so that nothing can leave that is not durable, not even what an earlier process sealed.
-        """
-        if not self._volatile:
-            return
-        wal = self._path.with_name(self._path.name + "-wal")
-        try:
-            _sync(wal)
-            inode = wal.stat().st_ino
-            if inode != self._named_wal:  # a new file is durable once its name is
-                _sync(self._path.parent)
-                self._named_wal = inode
-        except FileNotFoundError:
-            pass  # checkpointed: SQLite has synced the database file
-        except OSError as error:
-            raise DatabaseNotUsable(f"fsync of {wal} failed: {error.strerror}") from error
-        self._volatile = False
+        """Bring all commits to the disk, outside any lock. `outbox` does it too."""
+        self._outbox.harden()
 
     def outbox(self, after: int, *, count_max: int, bytes_max: int) -> list[SealedBatch]:
         """Durable batches after this number, in order: at least one if there is one, within the limits."""
-        self.harden()
         with _sqlite_errors():
-            found: list[SealedBatch] = []
-            size = 0
-            rows = self._connection.execute(
-                """
-                SELECT batch, digest, payload, sealed_at, bytes FROM tidewire_batch
-                WHERE batch > ? ORDER BY batch LIMIT ?
-                """,
-                (after, count_max),
-            )
-            for batch, digest, payload, sealed_at, bytes_ in rows:
-                size += bytes_
-                if found and size > bytes_max:
-                    break
-                found.append(SealedBatch(batch, digest, payload, sealed_at))
-            return found
+            return self._outbox.after(after, count_max=count_max, bytes_max=bytes_max)
 
     def renumber(self, after: int) -> None:
         """Begin a new incarnation; batches after this number are numbered anew from 1, with the same changes.
 
         Those that the applied log includes are never sent again.
         """
-        with _sqlite_errors(), self._transaction():
-            after = max(after, self.released)
-            incarnation = secrets.token_hex(16)
-            kept = self._connection.execute(
-                "SELECT batch, sealed_at FROM tidewire_batch WHERE batch > ? ORDER BY batch", (after,)
-            ).fetchall()
-            self._connection.execute("DELETE FROM tidewire_batch WHERE batch <= ?", (after,))
-            digest = NO_DIGEST
-            for number, (batch, sealed_at) in enumerate(kept, start=1):
-                (old,) = self._connection.execute(
-                    "SELECT payload FROM tidewire_batch WHERE batch = ?", (batch,)
-                ).fetchone()
-                payload = encode_batch(
-                    incarnation=incarnation,
-                    batch=number,
-                    prev_digest=digest,
-                    sealed_at=sealed_at,
-                    changes_json=parse_batch(old, bytes_max=len(old)).changes_json,
-                )
-                digest = message_digest(payload)
-                self._connection.execute("DELETE FROM tidewire_batch WHERE batch = ?", (batch,))
-                self._connection.execute(
-                    "INSERT INTO tidewire_batch (batch, digest, sealed_at, bytes, payload) VALUES (?, ?, ?, ?, ?)",
-                    (number, digest, sealed_at, len(payload), payload),
-                )
-            self._connection.execute("UPDATE tidewire_table SET first_batch = max(1, first_batch - ?)", (after,))
+        with _sqlite_errors():
+            with self._transaction():
+                dropped = self._outbox.renumber(after)
+                self._connection.execute("UPDATE tidewire_table SET first_batch = max(1, first_batch - ?)", (dropped,))
             self._catalogue.registry.reload()
-            self._meta.set(
-                incarnation=incarnation,
-                next_batch=len(kept) + 1,
-                released=0,
-                last_digest=digest if kept else None,
-            )
-        self._pending.forget()
-        self._volatile = True
+            self._pending.forget()
 
     def adopt(self) -> None:
         """Forget the log: the next hub's log is followed from its start, and all rows here are offered as seeds.
@@ -442,7 +350,6 @@ class EdgeStore:
                 for statement in (
                     "DELETE FROM tidewire_change",
                     "DELETE FROM tidewire_mark",
-                    "DELETE FROM tidewire_batch",
                     "DELETE FROM tidewire_touched",
                     "DELETE FROM tidewire_parked",
                     """
@@ -453,16 +360,9 @@ class EdgeStore:
                     """,
                 ):
                     self._connection.execute(statement)
+                self._outbox.clear()
                 self._meta.checkpoint = START
-                self._meta.set(
-                    log_id=None,
-                    heard_epoch=0,
-                    incarnation=secrets.token_hex(16),
-                    next_batch=1,
-                    last_digest=None,
-                    released=0,
-                    drained=self._meta.number("drained") + 1,
-                )
+                self._meta.set(log_id=None, heard_epoch=0, drained=self._meta.number("drained") + 1)
             self._catalogue.refresh()
             self._pending.forget()
             self._parked.recount()
@@ -503,13 +403,7 @@ class EdgeStore:
     def kept_log(self, limit: int) -> list[KeptBatch]:
         """Batches in the outbox, the newest first."""
         with _sqlite_errors():
-            rows = self._connection.execute(
-                "SELECT batch, digest, sealed_at, bytes FROM tidewire_batch ORDER BY batch DESC LIMIT ?", (limit,)
-            ).fetchall()
-            released = self.released
-            return [
-                KeptBatch(batch, digest, sealed_at, size, batch <= released) for batch, digest, sealed_at, size in rows
-            ]
+            return self._outbox.newest(limit)
 
     def digests(self) -> tuple[Position, list[TableDigest]]:
         """Rows and digest of each attached table, and the checkpoint at which they were taken.
@@ -562,22 +456,6 @@ class EdgeStore:
                 "UPDATE tidewire_fresh SET epoch = ?, seq = ? WHERE nonce = ?", (head.epoch, head.seq, nonce)
             )
 
-    def flush_mark(self) -> FlushMark:
-        """All that is committed now, for `flushed`."""
-        with _sqlite_errors(), snapshot(self._connection):
-            row = self._connection.execute("SELECT max(id) FROM tidewire_change").fetchone()
-            return FlushMark(self._meta.number("drained"), row[0], max(1, self._meta.number("next_batch")))
-
-    def flushed(self, mark: FlushMark) -> bool:
-        """Whether the applied log includes all that the mark covers."""
-        with _sqlite_errors(), snapshot(self._connection):
-            if mark.change is None or self._meta.number("drained") > mark.drained:
-                sealed = True
-            else:
-                oldest = self._connection.execute("SELECT min(id) FROM tidewire_change").fetchone()[0]
-                sealed = oldest is None or oldest > mark.change
-            return sealed and self._meta.number("released") >= self._meta.number("next_batch") - 1
-
     # ── transactions ──────────────────────────────────────────────────────────────────────────────────────────────
 
     @contextmanager
@@ -628,56 +506,6 @@ class EdgeStore:
         finally:
             if self._switch is not None:
                 self._switch(self._connection, False)
-
-
-def _connect(path: Path, settings: StoreSettings) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, timeout=settings.busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=512
-    )
-    try:
-        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise DatabaseNotUsable(
-                f"{path} cannot be put in WAL mode (it stays in {mode})",
-                hint="it must lie on a local disk and be writable",
-            )
-        connection.execute("PRAGMA synchronous = NORMAL")  # EdgeStore.harden makes it durable before it is sent
-        connection.execute("PRAGMA foreign_keys = OFF")  # the log holds the effects of foreign key actions already
-        connection.execute("PRAGMA ignore_check_constraints = ON")  # what was taken elsewhere must fit here too
-        connection.execute("PRAGMA recursive_triggers = OFF")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection, device: str | None) -> None:
-    """Make Tidewire's tables and the device's identity in one transaction."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        for statement in SCHEMA_SQL.split(";\n"):
-            if statement.strip():
-                connection.execute(statement)
-        meta = Meta(connection)
-        known = meta.text("device")
-        if known is None:
-            if device is None:
-                raise DeviceNeeded("this database does not know its device name yet")
-            meta.set(device=device, incarnation=secrets.token_hex(16), next_batch=1, wanted=json.dumps([]))
-        elif device is not None and device != known:
-            raise OtherDevice(f"this database belongs to device {known!r}, not {device!r}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.rollback()
-        raise
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
