@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -31,7 +32,13 @@ from tidewire_schemas.errors import SequenceGap
 from tidewire_schemas.messages import Entry, Page, Run
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import Position
-from tidewire_schemas.values import RawText, WireValue, decode_row
+from tidewire_schemas.values import RawText, Value, WireValue, decode, decode_row
+
+_UNCOVERED_MAX: Final = 500
+"""Changes that may be looked at under the write lock: far below a millisecond."""
+
+_COVER_ROUNDS_MAX: Final = 5
+"""Each round is much shorter than the one before; more would say that the app writes faster than SQLite reads."""
 
 _BINDABLE: Final = frozenset({int, str, float, type(None), bytes})
 
@@ -113,10 +120,8 @@ class Applier:
         released: int | None = None
         refused = 0
         for piece in _pieces(waiting, self._rows_max):
-            if any(not self._is_own(entry) or entry.refused for entry in piece) and self._pending.anything():
-                self._pending.cover()
             try:
-                with self._transaction(), self._silently():
+                with self._transaction_for(piece), self._silently():
                     self._mark_base()
                     self._rows.look_at_pending()
                     for entry in piece:
@@ -131,6 +136,45 @@ class Applier:
                 self._catalogue.registry.reload()
                 raise
         return Applied(self.replay_from, len(waiting), released, refused, self._parked.count)
+
+    @contextmanager
+    def _transaction_for(self, piece: Sequence[Entry]) -> Iterator[None]:
+        """A write transaction in which next to nothing is left to learn of what is pending.
+
+        An app at full speed commits while the index is made, and while the write lock is waited for: what came
+        meanwhile is indexed under the lock only if it is little, and else with the lock given back.
+        """
+        self._pending.want(self._keys_of(piece))
+        for round_ in range(_COVER_ROUNDS_MAX):
+            if self._pending.anything():
+                self._pending.cover()
+            with self._transaction():
+                if self._pending.uncovered() <= _UNCOVERED_MAX or round_ == _COVER_ROUNDS_MAX - 1:
+                    yield
+                    return
+
+    def _keys_of(self, piece: Sequence[Entry]) -> Iterator[Value]:
+        """The first values of the keys of all rows that this piece may write."""
+        for entry in piece:
+            if not entry.refused and self._brings_nothing(entry):
+                continue
+            for run in entry.changes:
+                yield from (decode(row[0]) for row in run.rows)
+            yield from (decode(refusal.key[0]) for refusal in entry.refused if refusal.key)
+        for parked in self._parked.all():
+            synced = self._catalogue.by_id(parked.table_id)
+            if synced is not None:
+                yield decode(parked.cells[fold(synced.table.key[0])])
+
+    def _brings_nothing(self, entry: Entry) -> bool:
+        """Whether an entry does no more than release a batch, as all of it is here."""
+        return (
+            self._is_own(entry)
+            and entry.seq > self._meta.checkpoint.seq
+            and entry.batch > self._outbox.released
+            and entry.digest == self._outbox.digest_of(entry.batch)
+            and all(synced.attached.first_batch <= entry.batch for synced in self._catalogue)
+        )
 
     # ── which entries ─────────────────────────────────────────────────────────────────────────────────────────────
 

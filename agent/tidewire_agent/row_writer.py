@@ -201,12 +201,12 @@ class RowWriter:
         else:
             self._park(change, key, OVERLAID)
 
-    def sealed(self, nothing: Iterable[tuple[int, bytes]]) -> None:
+    def sealed(self, nothing: Sequence[tuple[int, bytes]]) -> None:
         """In the sealing transaction: local writes to these rows, by table id and key, came to nothing.
 
         What was set aside under them is applied after all, and what clashed with them may fit now.
         """
-        if self._parked.count == 0:
+        if self._parked.count == 0 or not nothing:
             return
         self._pending.forget()
         self._pending.cover()
