@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support.broker import Mosquitto
+from support.protocol import PROTOCOLS
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("tidewire", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,6 +24,12 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    chaos = parser.getgroup("tidewire")
-    chaos.addoption("--chaos-kills", type=int, default=6, help="how many processes test_chaos.py kills (default: 6)")
-    chaos.addoption("--chaos-seed", type=int, default=None, help="the seed that test_chaos.py printed, to do it again")
+    group = parser.getgroup("tidewire")
+    group.addoption(
+        "--protocol",
+        choices=["both", *PROTOCOLS],
+        default="both",
+        help="the MQTT version that the integration tests with a broker run with (default: both)",
+    )
+    group.addoption("--chaos-kills", type=int, default=6, help="how many processes test_chaos.py kills (default: 6)")
+    group.addoption("--chaos-seed", type=int, default=None, help="the seed that test_chaos.py printed, to do it again")

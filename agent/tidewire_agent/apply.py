@@ -25,7 +25,15 @@ from tidewire_agent.meta import Meta
 from tidewire_agent.outbox import Outbox
 from tidewire_agent.parked import Parked
 from tidewire_agent.pending import Pending
-from tidewire_agent.row_change import RowChange, batch_cells, hub_row, refused_letter, row_changes
+from tidewire_agent.row_change import (
+    RowChange,
+    batch_cells,
+    has_key_of,
+    hub_row,
+    refused_letter,
+    row_changes,
+    wrong_key_letters,
+)
 from tidewire_agent.row_writer import RowWriter
 from tidewire_agent.seeds import Seeds
 from tidewire_schemas.errors import SequenceGap
@@ -240,6 +248,10 @@ class Applier:
         runs = sorted(entry.changes, key=lambda run: run.op != "delete")
         found = ((self._wanted(run.table, entry.seq), run) for run in runs)
         wanted = [(s, run) for s, run in found if s is not None and s.attached.first_batch > first_batch]
+        for synced, run in wanted:
+            if not has_key_of(synced, run):
+                self._dead_letters.add(wrong_key_letters(entry, run))
+        wanted = [(synced, run) for synced, run in wanted if has_key_of(synced, run)]
         if not (all(self._is_plain(synced, run) for synced, run in wanted) and self._apply_fast(wanted)):
             self._rows.apply(list(chain.from_iterable(row_changes(s, run, entry.seq) for s, run in wanted)))
 

@@ -130,6 +130,8 @@ class DeadLetters:
         table = synced.table
         key = [decode(value) for value in letter.key]
         cells = {name: decode(value) for name, value in letter.cells.items()}
+        if letter.reason == "wrong_key":
+            raise CannotRetry("its key is not the table's", hint="write the row again in the app, then discard this")
         if letter.op != "delete" and not cells:
             raise CannotRetry("its values were not kept", hint="write the row again in the app, then discard this")
         try:

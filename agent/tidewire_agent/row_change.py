@@ -127,6 +127,29 @@ def refused_letter(entry: Entry, refusal: Refusal, cells: dict[str, WireValue]) 
     )
 
 
+def has_key_of(synced: Synced, run: Run) -> bool:
+    """Whether a run names its rows by the key that the table has on this device."""
+    return [fold(name) for name in run.columns[: run.key]] == [fold(name) for name in synced.table.key]
+
+
+def wrong_key_letters(entry: Entry, run: Run) -> list[DeadLetter]:
+    """The letters for rows of the log that no key of this device's table finds."""
+    names = ", ".join(run.columns[: run.key])
+    return [
+        DeadLetter(
+            at=_now_ms(),
+            table=run.table,
+            op=run.op,
+            key=row[: run.key],
+            cells=dict(zip(run.columns[run.key :], row[run.key :], strict=True)),
+            reason="wrong_key",
+            detail=f"{entry.device} wrote it under the key ({names}), which is not the table's key on this device",
+            seq=entry.seq,
+        )
+        for row in run.rows
+    ]
+
+
 def batch_cells(payload: bytes) -> dict[tuple[str, str, str], dict[str, WireValue]]:
     """The cells besides the key of each row of a batch, by (folded table, op, key as JSON)."""
     return {

@@ -20,6 +20,8 @@ LOCK_ATTEMPTS: Final = 3
 LOCK_PAUSE_S: Final = 0.05
 """`is_locked` holds the lock for an instant: a hub that starts in just that instant tries again."""
 
+NOT_WRITABLE_HINT: Final = "--data must name a directory that the user who runs the hub may write"
+
 
 class DataDirectory(NamedTuple):
     """The files of one stream."""
@@ -56,7 +58,7 @@ class DataDirectory(NamedTuple):
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DatabaseError(f"cannot make {self.log.parent}: {error.strerror}") from None
+            raise DatabaseError(f"cannot make {self.log.parent}: {error.strerror}", hint=NOT_WRITABLE_HINT) from None
 
 
 class DataLock:
@@ -72,7 +74,7 @@ class DataLock:
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise DatabaseError(f"cannot open {path}: {error.strerror}") from None
+            raise DatabaseError(f"cannot open {path}: {error.strerror}", hint=NOT_WRITABLE_HINT) from None
         if not self._try_lock():
             text = os.read(self._file, 20).decode("ascii", "replace").strip()
             os.close(self._file)

@@ -11,6 +11,8 @@ from support.broker import Mosquitto
 from support.hub_process import HubProcess
 from support.waiting import wait_for
 
+pytestmark = pytest.mark.usefixtures("protocol")
+
 PASSWORDS = {"till-a": "secret-a", "hub": "secret-h"}
 HUB_RULES = """
 user hub
@@ -94,7 +96,6 @@ def test_a_password_file_that_is_corrected_while_it_runs(tmp_path: Path, databas
         agent.wait_state("live")
 
 
-@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
 @pytest.mark.parametrize(
     ("denied", "problems"),
     [
@@ -104,11 +105,11 @@ def test_a_password_file_that_is_corrected_while_it_runs(tmp_path: Path, databas
     ],
 )
 def test_a_denied_topic_is_a_problem_that_names_it(
-    tmp_path: Path, database: Path, protocol: str, denied: str, problems: set[str]
+    tmp_path: Path, database: Path, denied: str, problems: set[str]
 ) -> None:
     """Under 3.1.1, or where the broker is silent, only the missing answer tells."""
     with guarded(tmp_path, without=denied) as broker, hub_at(broker, tmp_path):
-        options = ("--protocol", protocol, "--ack-timeout-s", "0.5")
+        options = ("--ack-timeout-s", "0.5")
         with agent_at(broker, database, *options) as agent:
             agent.start(until=None)
             wait_for(lambda: agent.problems & problems, 20, what=f"one of {problems}")

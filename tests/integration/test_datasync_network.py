@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from support.broker import Mosquitto
+from support.protocol import Protocol
 from support.waiting import wait_for
 from tidewire_agent import AsyncDataSync, DataSync
 from tidewire_agent.datasync_errors import FlushTimeout, FreshTimeout
@@ -26,10 +27,10 @@ QUICK: dict[str, Any] = {"welcome_timeout_s": 0.5, "hello_backoff_max_s": 0.5, "
 """Settings of agents that meet a missing hub or broker in a test."""
 
 DEVICE_PROGRAM = """
-import sys
+import os, sys
 from tidewire_agent import DataSync
 path, broker, mine, other = sys.argv[1:]
-with DataSync(path, device=mine, broker=broker) as sync:
+with DataSync(path, device=mine, broker=broker, protocol=os.environ["TIDEWIRE_AGENT_PROTOCOL"]) as sync:
     sync.update(f"hello/{mine}", {"from": mine})
     sync.flush(30)
     while sync.get(f"hello/{other}") is None:
@@ -41,10 +42,10 @@ with DataSync(path, device=mine, broker=broker) as sync:
 """
 
 HOLDING_PROGRAM = """
-import sys, time
+import os, sys, time
 from tidewire_agent import DataSync
 path, broker = sys.argv[1:]
-sync = DataSync(path, device="till-1", broker=broker)
+sync = DataSync(path, device="till-1", broker=broker, protocol=os.environ["TIDEWIRE_AGENT_PROTOCOL"])
 sync.update("holder", "runs the agent")
 sync.flush(30)
 print("ready", flush=True)
@@ -69,6 +70,12 @@ def hub(tmp_path: Path, broker: Mosquitto) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def online(broker: Mosquitto, protocol: Protocol) -> dict[str, Any]:
+    """What makes a DataSync run the agent."""
+    return {"broker": broker.url, "protocol": protocol}
+
+
 @pytest.mark.usefixtures("hub")
 def test_two_processes_on_two_devices_see_each_other_s_keys(tmp_path: Path, broker: Mosquitto) -> None:
     processes = [
@@ -89,18 +96,18 @@ def test_two_processes_on_two_devices_see_each_other_s_keys(tmp_path: Path, brok
 
 @pytest.mark.usefixtures("hub")
 def test_worker_threads_with_an_object_each_share_keys_on_and_between_devices(
-    tmp_path: Path, broker: Mosquitto
+    tmp_path: Path, online: dict[str, Any]
 ) -> None:
     """The classic example: each worker opens its own DataSync, in whatever order they come and go."""
 
     def worker(device: str, number: int) -> None:
-        with DataSync(tmp_path / f"{device}.db", device=device, broker=broker.url) as sync:
+        with DataSync(tmp_path / f"{device}.db", device=device, **online) as sync:
             for step in range(10):
                 sync.update(f"{device}/{number}", {"step": step})
             sync.flush(30)
 
     def reader(device: str) -> dict[str, object]:
-        with DataSync(tmp_path / f"{device}.db", device=device, broker=broker.url) as sync:
+        with DataSync(tmp_path / f"{device}.db", device=device, **online) as sync:
             sync.fresh(30)
             return {key: sync.get(key) for key in sorted(sync.keys())}
 
@@ -115,10 +122,10 @@ def test_worker_threads_with_an_object_each_share_keys_on_and_between_devices(
 
 
 @pytest.mark.usefixtures("hub")
-def test_changes_of_other_devices_are_watched(tmp_path: Path, broker: Mosquitto) -> None:
+def test_changes_of_other_devices_are_watched(tmp_path: Path, online: dict[str, Any]) -> None:
     with (
-        DataSync(tmp_path / "1.db", device="till-1", broker=broker.url) as here,
-        DataSync(tmp_path / "2.db", device="till-2", broker=broker.url) as there,
+        DataSync(tmp_path / "1.db", device="till-1", **online) as here,
+        DataSync(tmp_path / "2.db", device="till-2", **online) as there,
     ):
         watch = here.watch("lamp/", timeout=30)
         there.update("lamp/a", {"on": True})
@@ -129,29 +136,31 @@ def test_changes_of_other_devices_are_watched(tmp_path: Path, broker: Mosquitto)
 
 
 @pytest.mark.usefixtures("hub")
-def test_when_the_first_object_closes_the_second_takes_the_agent_over(tmp_path: Path, broker: Mosquitto) -> None:
+def test_when_the_first_object_closes_the_second_takes_the_agent_over(tmp_path: Path, online: dict[str, Any]) -> None:
     path = tmp_path / "1.db"
-    first = DataSync(path, device="till-1", broker=broker.url)
-    with closing(first), DataSync(path, device="till-1", broker=broker.url) as second:
+    first = DataSync(path, device="till-1", **online)
+    with closing(first), DataSync(path, device="till-1", **online) as second:
         second.update("k", 1)
         second.flush(30)
         first.close()
         second.update("k", 2)
         second.flush(30)
         second.fresh(30)
-    with DataSync(tmp_path / "2.db", device="till-2", broker=broker.url) as other:
+    with DataSync(tmp_path / "2.db", device="till-2", **online) as other:
         other.fresh(30)
         assert other.get("k") == 2
 
 
 @pytest.mark.usefixtures("hub")
-def test_when_the_process_with_the_agent_is_killed_another_one_takes_over(tmp_path: Path, broker: Mosquitto) -> None:
+def test_when_the_process_with_the_agent_is_killed_another_one_takes_over(
+    tmp_path: Path, broker: Mosquitto, online: dict[str, Any]
+) -> None:
     path = tmp_path / "1.db"
     command = [sys.executable, "-c", HOLDING_PROGRAM, str(path), broker.url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ready\n"
-        with DataSync(path, broker=broker.url) as sync:
+        with DataSync(path, **online) as sync:
             sync.update("mine", 1)
             sync.flush(30)
             holder.send_signal(signal.SIGKILL)
@@ -162,11 +171,11 @@ def test_when_the_process_with_the_agent_is_killed_another_one_takes_over(tmp_pa
 
 
 @pytest.mark.usefixtures("hub")
-def test_objects_without_a_broker_work_through_the_file_alone(tmp_path: Path, broker: Mosquitto) -> None:
+def test_objects_without_a_broker_work_through_the_file_alone(tmp_path: Path, online: dict[str, Any]) -> None:
     with (
-        DataSync(tmp_path / "1.db", device="till-1", broker=broker.url),
+        DataSync(tmp_path / "1.db", device="till-1", **online),
         DataSync(tmp_path / "1.db") as alone,
-        DataSync(tmp_path / "2.db", device="till-2", broker=broker.url) as there,
+        DataSync(tmp_path / "2.db", device="till-2", **online) as there,
     ):
         alone.update("k", 1)
         alone.flush(30)
@@ -179,11 +188,11 @@ def test_objects_without_a_broker_work_through_the_file_alone(tmp_path: Path, br
 
 
 @pytest.mark.usefixtures("hub")
-def test_the_first_write_of_a_new_device_is_a_write_not_an_offer(tmp_path: Path, broker: Mosquitto) -> None:
-    with DataSync(tmp_path / "1.db", device="till-1", broker=broker.url) as here:
+def test_the_first_write_of_a_new_device_is_a_write_not_an_offer(tmp_path: Path, online: dict[str, Any]) -> None:
+    with DataSync(tmp_path / "1.db", device="till-1", **online) as here:
         here.update("k", "old")
         here.flush(30)
-        with DataSync(tmp_path / "2.db", device="till-2", broker=broker.url) as there:
+        with DataSync(tmp_path / "2.db", device="till-2", **online) as there:
             there.update("k", "new")
             there.flush(30)
         here.fresh(30)
@@ -192,15 +201,15 @@ def test_the_first_write_of_a_new_device_is_a_write_not_an_offer(tmp_path: Path,
 
 @pytest.mark.usefixtures("hub")
 def test_what_a_file_held_before_it_had_an_agent_is_offered_and_never_reverts_others(
-    tmp_path: Path, broker: Mosquitto
+    tmp_path: Path, online: dict[str, Any]
 ) -> None:
     with DataSync(tmp_path / "2.db") as before:
         before.update("k", "last month's")
         before.update("only-here", 1)
-    with DataSync(tmp_path / "1.db", device="till-1", broker=broker.url) as here:
+    with DataSync(tmp_path / "1.db", device="till-1", **online) as here:
         here.update("k", "today's")
         here.flush(30)
-        with DataSync(tmp_path / "2.db", device="till-2", broker=broker.url) as there:
+        with DataSync(tmp_path / "2.db", device="till-2", **online) as there:
             there.flush(30)
             there.fresh(30)
             assert there.get("k") == "today's"
@@ -212,7 +221,7 @@ def test_what_a_file_held_before_it_had_an_agent_is_offered_and_never_reverts_ot
 
 
 @pytest.mark.usefixtures("hub")
-def test_updates_and_sql_of_one_transaction_arrive_together(tmp_path: Path, broker: Mosquitto) -> None:
+def test_updates_and_sql_of_one_transaction_arrive_together(tmp_path: Path, online: dict[str, Any]) -> None:
     """Guarantee 4."""
     create = "CREATE TABLE stock (item TEXT PRIMARY KEY, left INTEGER)"
     paths = [tmp_path / "1.db", tmp_path / "2.db"]
@@ -220,8 +229,8 @@ def test_updates_and_sql_of_one_transaction_arrive_together(tmp_path: Path, brok
         with DataSync(path) as sync:
             sync.connection.execute(create)
     with (
-        DataSync(paths[0], device="till-1", broker=broker.url, tables=["stock"]) as here,
-        DataSync(paths[1], device="till-2", broker=broker.url, tables=["stock"]) as there,
+        DataSync(paths[0], device="till-1", **online, tables=["stock"]) as here,
+        DataSync(paths[1], device="till-2", **online, tables=["stock"]) as there,
     ):
         with here.transaction() as connection:
             connection.execute("INSERT INTO stock VALUES ('tea', 100)")
@@ -248,8 +257,10 @@ def test_updates_and_sql_of_one_transaction_arrive_together(tmp_path: Path, brok
     assert all(str(left) == value for left, value in seen), seen
 
 
-def test_without_a_hub_flush_and_fresh_say_so_and_all_arrives_when_it_comes(tmp_path: Path, broker: Mosquitto) -> None:
-    with DataSync(tmp_path / "1.db", device="till-1", broker=broker.url, **QUICK) as sync:
+def test_without_a_hub_flush_and_fresh_say_so_and_all_arrives_when_it_comes(
+    tmp_path: Path, broker: Mosquitto, online: dict[str, Any]
+) -> None:
+    with DataSync(tmp_path / "1.db", device="till-1", **online, **QUICK) as sync:
         sync.update("k", 1)
         wait_for(lambda: sync.status is not None and sync.status.problems, 30)
         with pytest.raises(FlushTimeout) as flushing:
@@ -263,9 +274,9 @@ def test_without_a_hub_flush_and_fresh_say_so_and_all_arrives_when_it_comes(tmp_
             sync.fresh(30)
 
 
-def test_without_a_broker_flush_says_so(tmp_path: Path, broker: Mosquitto) -> None:
+def test_without_a_broker_flush_says_so(tmp_path: Path, broker: Mosquitto, online: dict[str, Any]) -> None:
     broker.stop()
-    with DataSync(tmp_path / "1.db", device="till-1", broker=broker.url, **QUICK) as sync:
+    with DataSync(tmp_path / "1.db", device="till-1", **online, **QUICK) as sync:
         sync.update("k", 1)
         wait_for(lambda: sync.status is not None and sync.status.problems, 30)
         with pytest.raises(FlushTimeout) as flushing:
@@ -277,10 +288,10 @@ def test_without_a_broker_flush_says_so(tmp_path: Path, broker: Mosquitto) -> No
 
 
 @pytest.mark.usefixtures("hub")
-async def test_async_objects_on_two_devices_see_each_other_s_keys(tmp_path: Path, broker: Mosquitto) -> None:
+async def test_async_objects_on_two_devices_see_each_other_s_keys(tmp_path: Path, online: dict[str, Any]) -> None:
     async with (
-        AsyncDataSync(tmp_path / "1.db", device="till-1", broker=broker.url) as here,
-        AsyncDataSync(tmp_path / "2.db", device="till-2", broker=broker.url) as there,
+        AsyncDataSync(tmp_path / "1.db", device="till-1", **online) as here,
+        AsyncDataSync(tmp_path / "2.db", device="till-2", **online) as there,
         AsyncDataSync(tmp_path / "2.db") as beside,
     ):
         async with beside.watch("lamp/", timeout=30) as watch:
@@ -295,7 +306,7 @@ async def test_async_objects_on_two_devices_see_each_other_s_keys(tmp_path: Path
 
 
 @pytest.mark.usefixtures("hub")
-def test_writers_are_never_held_up_by_the_agent_for_long(tmp_path: Path, broker: Mosquitto) -> None:
+def test_writers_are_never_held_up_by_the_agent_for_long(tmp_path: Path, online: dict[str, Any]) -> None:
     """A busy device applies another one's writes while its own threads write: nobody waits near busy_timeout_s."""
     waits: list[float] = []
 
@@ -306,8 +317,8 @@ def test_writers_are_never_held_up_by_the_agent_for_long(tmp_path: Path, broker:
             waits.append(time.monotonic() - began)
 
     with (
-        DataSync(tmp_path / "1.db", device="till-1", broker=broker.url, busy_timeout_s=2) as here,
-        DataSync(tmp_path / "2.db", device="till-2", broker=broker.url, busy_timeout_s=2) as there,
+        DataSync(tmp_path / "1.db", device="till-1", **online, busy_timeout_s=2) as here,
+        DataSync(tmp_path / "2.db", device="till-2", **online, busy_timeout_s=2) as there,
     ):
         with ThreadPoolExecutor(4) as pool:
             working = [pool.submit(write, sync, n) for n, sync in enumerate((here, there, here, there))]

@@ -43,6 +43,7 @@ async def test_a_signal_ends_it_with_code_0_within_two_seconds_and_a_last_word(
     assert "Traceback" not in hub.log
 
 
+@pytest.mark.usefixtures("protocol")
 def test_without_a_broker_it_says_so_waits_and_goes_on_once_there_is_one(tmp_path: Path) -> None:
     port = free_port()
     hub = HubProcess(tmp_path / "data", f"mqtt://127.0.0.1:{port}", log=tmp_path / "hub.log")
@@ -59,6 +60,7 @@ def test_without_a_broker_it_says_so_waits_and_goes_on_once_there_is_one(tmp_pat
             hub.__exit__(None, None, None)
 
 
+@pytest.mark.usefixtures("protocol")
 def test_without_a_broker_it_still_stops_within_two_seconds(tmp_path: Path) -> None:
     hub = HubProcess(tmp_path / "data", f"mqtt://127.0.0.1:{free_port()}", log=tmp_path / "hub.log").start(ready=False)
     started = time.monotonic()
@@ -77,6 +79,7 @@ def test_with_a_frozen_broker_it_still_stops_within_two_seconds(broker: Mosquitt
             broker.thaw()
 
 
+@pytest.mark.usefixtures("protocol")
 def test_a_wrong_password_is_said_and_tried_again_until_it_is_right(tmp_path: Path) -> None:
     with Mosquitto(tmp_path / "broker", passwords={"hub": "right"}) as broker:
         password = tmp_path / "password"

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from support.broker import Mosquitto
-from support.hub_process import HandMadeDevice, HubProcess, Protocol
+from support.hub_process import HandMadeDevice, HubProcess
+from support.protocol import Protocol
 from support.waiting import wait_for_async
 from tidewire_schemas import topics
 from tidewire_schemas.digest import message_digest
@@ -19,21 +20,15 @@ from tidewire_schemas.messages import Ack, FreshAnswer, FreshRequest, HubState, 
 from tidewire_schemas.positions import START, Position
 
 
-@pytest.fixture(params=["5", "3.1.1"])
-def protocol(request: pytest.FixtureRequest) -> Protocol:
-    value: Protocol = request.param
-    return value
-
-
 @pytest.fixture
 def hub(broker: Mosquitto, tmp_path: Path, protocol: Protocol) -> Iterator[HubProcess]:
-    with HubProcess(tmp_path / "data", broker.url, "--protocol", protocol, log=tmp_path / "hub.log") as running:
+    with HubProcess(tmp_path / "data", broker.url, log=tmp_path / "hub.log") as running:
         yield running
 
 
 @pytest.fixture
 async def till(hub: HubProcess, broker: Mosquitto, protocol: Protocol) -> AsyncIterator[HandMadeDevice]:
-    async with HandMadeDevice(broker.url, "till-7", protocol=protocol) as device:
+    async with HandMadeDevice(broker.url, "till-7") as device:
         yield device
 
 
@@ -65,7 +60,7 @@ async def test_all_devices_see_one_order_and_a_late_one_gets_the_same_by_replay(
 ) -> None:
     """Guarantee 3. Guarantee 5."""
     await till.hello()
-    async with HandMadeDevice(broker.url, "till-8", protocol=protocol) as other:
+    async with HandMadeDevice(broker.url, "till-8") as other:
         for number in range(1, 31):
             await till.send(till.seal((number, "seven")))
             await other.send(other.seal((100 + number, "eight")))
@@ -76,7 +71,7 @@ async def test_all_devices_see_one_order_and_a_late_one_gets_the_same_by_replay(
         assert till.entries == other.entries
         for name in ("till-7", "till-8"):
             assert [entry.batch for entry in till.entries if entry.device == name] == list(range(1, 31))
-    async with HandMadeDevice(broker.url, "till-9", protocol=protocol) as late:
+    async with HandMadeDevice(broker.url, "till-9") as late:
         welcome = await late.hello()
         assert welcome.head == till.entries[-1].position
         await late.say(

@@ -13,8 +13,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
+from support.protocol import chosen_protocol
 from support.waiting import wait_for, wait_for_async
 from tidewire_link.mqtt import MqttLink
 from tidewire_link.port import Connected, Received
@@ -25,8 +26,6 @@ from tidewire_schemas.messages import Ack, Entry, Head, Hello, Message, Page, Pa
 from tidewire_schemas.parts import Assembler, split
 from tidewire_schemas.positions import START, Position
 from tidewire_schemas.shapes import ColumnShape, TableShape
-
-Protocol = Literal["5", "3.1.1"]
 
 READINGS = TableShape(
     name="readings",
@@ -128,7 +127,7 @@ class HubProcess:
 class HandMadeDevice:
     """An MQTT client that speaks the protocol message by message, and keeps all it hears."""
 
-    def __init__(self, broker: str, name: str, *, protocol: Protocol = "5", incarnation: str | None = None) -> None:
+    def __init__(self, broker: str, name: str, *, incarnation: str | None = None) -> None:
         self.name = name
         self.incarnation = incarnation or message_digest(name.encode())
         self.boot = os.urandom(16).hex()
@@ -139,7 +138,7 @@ class HandMadeDevice:
             LinkSettings(
                 url=broker,
                 client_id=f"test-{name}-{self.boot[:8]}",
-                protocol=protocol,
+                protocol=chosen_protocol(),
                 payload_bytes_max=10_000_000,
                 reconnect_delay_min_s=0.05,
                 reconnect_delay_max_s=0.2,
