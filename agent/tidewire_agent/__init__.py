@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tidewire_agent.async_datasync import AsyncDataSync
-    from tidewire_agent.datasync import DataSync
+    from tidewire_agent.datasync.asynchronous import AsyncDataSync
+    from tidewire_agent.datasync.blocking import DataSync
 
 __all__ = ["AsyncDataSync", "DataSync"]
 
@@ -17,11 +17,11 @@ __all__ = ["AsyncDataSync", "DataSync"]
 def __getattr__(name: str) -> object:
     match name:
         case "DataSync":
-            from tidewire_agent.datasync import DataSync  # noqa: PLC0415 - lazily, see above
+            from tidewire_agent.datasync.blocking import DataSync  # noqa: PLC0415 - lazily, see above
 
             return DataSync
         case "AsyncDataSync":
-            from tidewire_agent.async_datasync import AsyncDataSync  # noqa: PLC0415
+            from tidewire_agent.datasync.asynchronous import AsyncDataSync  # noqa: PLC0415
 
             return AsyncDataSync
         case _:

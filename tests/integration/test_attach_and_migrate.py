@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.fleet import Edge, Fleet
-from tidewire_agent.store import StoreSettings
+from tidewire_agent.store.edge_store import StoreSettings
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT)"
 

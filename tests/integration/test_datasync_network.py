@@ -20,8 +20,8 @@ from support.broker import Mosquitto
 from support.protocol import Protocol
 from support.waiting import wait_for
 from tidewire_agent import AsyncDataSync, DataSync
-from tidewire_agent.datasync_errors import FlushTimeout, FreshTimeout
-from tidewire_agent.store import EdgeStore
+from tidewire_agent.datasync.errors import FlushTimeout, FreshTimeout
+from tidewire_agent.store.edge_store import EdgeStore
 
 QUICK: dict[str, Any] = {"welcome_timeout_s": 0.5, "hello_backoff_max_s": 0.5, "reconnect_delay_max_s": 0.5}
 """Settings of agents that meet a missing hub or broker in a test."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from support.fleet import Edge, Fleet
-from tidewire_agent.store import EdgeStore, StoreSettings
+from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
 
 SCHEMA = """
     CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE COLLATE NOCASE, name TEXT, n INTEGER);

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tidewire_agent.store import EdgeStore, StoreSettings
+from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
 from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.stream import Commit, Incoming, Stream
 from tidewire_schemas.codec import encode_page, parse

@@ -15,7 +15,7 @@ from support.agent_process import AgentProcess, tidewire_agent
 from support.broker import Mosquitto
 from support.hub_process import HubProcess, tidewire_hub
 from support.waiting import wait_for
-from tidewire_agent.store import EdgeStore
+from tidewire_agent.store.edge_store import EdgeStore
 
 REST_S = 60.0
 """Far above what any test here takes: only a fault reaches it."""

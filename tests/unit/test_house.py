@@ -37,11 +37,9 @@ PAHO_AT: Final = "tidewire_link.mqtt"
 
 PURE: Final = (
     "tidewire_schemas.*",
-    "tidewire_agent.session",
-    "tidewire_agent.states",
-    "tidewire_agent.effects",
-    "tidewire_agent.pages",
-    "tidewire_agent.window",
+    "tidewire_agent.session.*",
+    "tidewire_agent.runtime.pace",
+    "tidewire_agent.store.netchange",
     "tidewire_hub.core",
     "tidewire_hub.actions",
     "tidewire_hub.commits",

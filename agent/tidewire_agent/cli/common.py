@@ -8,9 +8,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from tidewire_agent.datasync import DataSync
+from tidewire_agent.datasync.blocking import DataSync
 from tidewire_agent.settings import ENV_PREFIX, AgentSettings, host_device_name
-from tidewire_agent.store import EdgeStore
+from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import EXIT_CODES_HELP, load_settings, settings_options
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])

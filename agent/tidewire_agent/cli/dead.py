@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from tidewire_agent.cli.common import EPILOG, database_options, open_store, settings_of
-from tidewire_agent.store import EdgeStore
+from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import json_option, print_records, time_text
 from tidewire_schemas.errors import SettingError
 

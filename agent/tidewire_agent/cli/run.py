@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from tidewire_agent.cli.common import EPILOG
-from tidewire_agent.runtime import Agent
+from tidewire_agent.runtime.agent import Agent
 from tidewire_agent.settings import ENV_PREFIX, AgentSettings
 from tidewire_link.command_line import load_settings, set_up_logging, settings_options
 

@@ -10,7 +10,7 @@ import click
 
 from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewire, open_store, settings_of
 from tidewire_agent.lock import AgentLock
-from tidewire_agent.store import EdgeStore
+from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import ExitCode, json_option, print_records
 from tidewire_schemas.errors import DatabaseError, SettingError
 

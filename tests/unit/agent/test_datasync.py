@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tidewire_agent import DataSync
-from tidewire_agent.datasync_errors import (
+from tidewire_agent.datasync.errors import (
     DatabaseCorrupt,
     DatabaseReadOnly,
     DataSyncClosed,

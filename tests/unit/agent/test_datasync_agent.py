@@ -15,11 +15,11 @@ import pytest
 
 from support.waiting import wait_for, wait_for_async
 from tidewire_agent import DataSync
-from tidewire_agent.datasync_agent import AgentKeeper, AgentThread
-from tidewire_agent.datasync_file import WAL_PAGES_WITH_AGENT
+from tidewire_agent.datasync.file import WAL_PAGES_WITH_AGENT
+from tidewire_agent.datasync.keeper import AgentKeeper, AgentThread
 from tidewire_agent.errors import OtherDevice
 from tidewire_agent.lock import AgentLock
-from tidewire_agent.store import EdgeStore
+from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_schemas.errors import SettingError
 
 NOBODY = "mqtt://127.0.0.1:1"

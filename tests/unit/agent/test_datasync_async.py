@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tidewire_agent import AsyncDataSync, DataSync
-from tidewire_agent.datasync_errors import DataSyncClosed, InvalidKey, InvalidValue
-from tidewire_agent.datasync_watch import Change
+from tidewire_agent.datasync.errors import DataSyncClosed, InvalidKey, InvalidValue
+from tidewire_agent.datasync.watching import Change
 from tidewire_agent.errors import DatabaseBusy, DatabaseMissing
 from tidewire_schemas.errors import SettingError
 

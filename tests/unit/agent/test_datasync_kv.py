@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire_agent import kv
-from tidewire_agent.datasync_errors import InvalidKey, InvalidValue, StoredValueInvalid
+from tidewire_agent.datasync import kv
+from tidewire_agent.datasync.errors import InvalidKey, InvalidValue, StoredValueInvalid
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 KEYS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)

@@ -13,9 +13,9 @@ import pytest
 
 from support.waiting import wait_for
 from tidewire_agent import DataSync
-from tidewire_agent.datasync_errors import FlushTimeout, FreshTimeout, TransactionOpen
-from tidewire_agent.datasync_wait import ABANDONED_AFTER_MS, FlushWait
-from tidewire_agent.store import EdgeStore
+from tidewire_agent.datasync.errors import FlushTimeout, FreshTimeout, TransactionOpen
+from tidewire_agent.datasync.waiting import ABANDONED_AFTER_MS, FlushWait
+from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_schemas.codec import encode_entry, encode_page, parse, parse_batch
 from tidewire_schemas.messages import Page
 from tidewire_schemas.positions import START, Position

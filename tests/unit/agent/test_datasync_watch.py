@@ -14,8 +14,8 @@ import pytest
 
 from support.waiting import wait_for
 from tidewire_agent import DataSync
-from tidewire_agent.datasync_errors import DataSyncClosed, InvalidKey, StoredValueInvalid
-from tidewire_agent.datasync_watch import Change
+from tidewire_agent.datasync.errors import DataSyncClosed, InvalidKey, StoredValueInvalid
+from tidewire_agent.datasync.watching import Change
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from itertools import count
 
 import pytest
 
-from tidewire_agent import capture as c
-from tidewire_agent.netchange import Change, LogRow, NetChange
+from tidewire_agent.store import capture as c
+from tidewire_agent.store.netchange import Change, LogRow, NetChange
 from tidewire_schemas.keys import key_bytes
 from tidewire_schemas.positions import Position
 

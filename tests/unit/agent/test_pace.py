@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire_agent.pace import LockBudget
+from tidewire_agent.runtime.pace import LockBudget
 
 
 def test_after_a_quiet_time_nothing_waits() -> None:

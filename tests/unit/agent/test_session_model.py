@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tidewire_agent.effects import (
+from tidewire_agent.session.effects import (
     AnswerFresh,
     ApplyPage,
     AskFresh,
@@ -24,10 +24,10 @@ from tidewire_agent.effects import (
     SendBatches,
     SendHello,
 )
-from tidewire_agent.session import Incoming, Session, Standing
+from tidewire_agent.session.session import Incoming, Session, Standing
+from tidewire_agent.session.states import State
+from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
-from tidewire_agent.states import State
-from tidewire_agent.window import SentBatch
 from tidewire_schemas.messages import Ack, ChainPoint, Entry, Head, Page, Problem, Replay, Welcome
 from tidewire_schemas.positions import START, Position
 

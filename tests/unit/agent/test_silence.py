@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from support.fleet import Fleet
-from tidewire_agent import store
-from tidewire_agent.silence import dropped_triggers, trigger_switch
+from tidewire_agent.store import edge_store as store
+from tidewire_agent.store.silence import dropped_triggers, trigger_switch
 
 SCHEMA = """
     CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER);

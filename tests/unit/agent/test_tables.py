@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tidewire_agent.errors import TableNotSyncable
-from tidewire_agent.tables import affinity_of, read_table, user_tables
+from tidewire_agent.store.tables import affinity_of, read_table, user_tables
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.waiting import wait_for_async
-from tidewire_agent.watch import CommitWatch, WatchMode
+from tidewire_agent.runtime.watch import CommitWatch, WatchMode
 
 NOTICED_S = 0.05
 """The promise: a commit is noticed within this."""
@@ -170,7 +170,7 @@ async def test_without_inotify_the_file_is_looked_at(tmp_path: Path, caplog: pyt
 IDLE = """
 import asyncio, resource, sqlite3, sys, time
 from pathlib import Path
-from tidewire_agent.watch import CommitWatch
+from tidewire_agent.runtime.watch import CommitWatch
 
 async def main() -> None:
     own = sqlite3.connect(sys.argv[1])

@@ -1,0 +1,449 @@
+"""The agent at work on an open database and a link: performs what the session decides.
+
+Four things go on at once, each in order by itself: commits are sealed (`_seal_loop`), effects that speak to the hub are
+performed (`_hub_loop`), effects that write the file are performed (`_file_loop`), and messages come in (`received`,
+called by the owner of the link). The database's thread serializes what touches the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from math import inf
+from typing import Final, TypeVar
+
+from tidewire_agent.errors import DatabaseMissing, LogDiverged
+from tidewire_agent.runtime import filework
+from tidewire_agent.runtime.database import Database
+from tidewire_agent.runtime.inbox import Inbox
+from tidewire_agent.runtime.pace import LockBudget
+from tidewire_agent.runtime.troubles import Troubles
+from tidewire_agent.runtime.watch import CommitWatch
+from tidewire_agent.session.effects import (
+    AnswerFresh,
+    ApplyPage,
+    AskFresh,
+    ClearProblem,
+    Effect,
+    Follow,
+    Limits,
+    PublishState,
+    Renumber,
+    RequestReplay,
+    SayProblem,
+    SendBatches,
+    SendHello,
+    Trouble,
+)
+from tidewire_agent.session.session import Session, Standing
+from tidewire_agent.session.states import State
+from tidewire_agent.session.window import SentBatch
+from tidewire_agent.settings import AgentSettings
+from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.outbox import SealedBatch
+from tidewire_link.errors import Disconnected as PublishCut
+from tidewire_link.errors import LinkError, NotConnected, PayloadTooLarge, PublishDenied, WindowFull
+from tidewire_link.port import Link
+from tidewire_schemas import topics
+from tidewire_schemas.codec import encode
+from tidewire_schemas.errors import DatabaseError, SequenceGap
+from tidewire_schemas.messages import FreshRequest, Page, ReplayRequest, Welcome
+from tidewire_schemas.parts import split
+
+R = TypeVar("R")
+
+HubEffect = SendHello | SendBatches | RequestReplay | AskFresh
+FileEffect = Follow | ApplyPage | AnswerFresh | Renumber
+
+DIVERGED_PAUSE_S: Final = 5.0
+"""After a page that contradicts the log applied so far, how long until the hub is asked again."""
+
+RUSH_CHANGES_PER_S: Final = 1000
+RUSH_S: Final = 1.0
+RUSH_WEIGHT: Final = 4
+"""An app that has just written so many rows in a second tries to commit all the time: each moment of a locked database
+stops it. For a second, lock time counts that many times, and that of applying counts as well: it is taken more rarely,
+for more at once. At other times entries are applied as they come."""
+
+_log = logging.getLogger("tidewire.agent")
+
+
+class DatabaseReplaced(DatabaseError):
+    """The file of this name is another one now."""
+
+    code = "database_replaced"
+    hint = "the agent opens the new one; stop the agent before a database is replaced"
+
+
+class Engine:
+    """One life of the agent on one open database.
+
+    Args:
+        settings: all of them.
+        database: open; closed by who opened it.
+        link: open; its events are brought by `connected`, `received`, `disconnected`.
+        boot: random, of this start.
+        standing: what the file says.
+        device: this device's name.
+        inbox: makes messages of payloads.
+        troubles: where problems are said.
+        on_change: called when something changed that status shows; True if the state did.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        database: Database[EdgeStore],
+        link: Link,
+        *,
+        boot: str,
+        standing: Standing,
+        device: str,
+        inbox: Inbox,
+        troubles: Troubles,
+        on_change: Callable[[bool], None],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._link = link
+        self._boot = boot
+        self._inbox = inbox
+        self._troubles = troubles
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._path = settings.db.resolve()
+        self._opened = os.stat(self._path)
+        self.session = Session(settings.session_limits(), boot, standing)
+        self.incarnation = standing.incarnation
+        self._up_topic = topics.up(settings.stream, device)
+        self._ask_topic = topics.ask(settings.stream, device)
+        self._link_bytes_max = settings.payload_bytes_max
+        self._hub_bytes_max = settings.payload_bytes_max
+        self._batch_bytes_max = inf
+        self._denied_topic: str | None = None
+        # Both are bounded by what the session asks for: one reading of batches, one page, a few questions.
+        self._to_hub: asyncio.Queue[HubEffect] = asyncio.Queue()
+        self._to_file: asyncio.Queue[FileEffect] = asyncio.Queue()
+        self._committed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._budget = LockBudget(
+            settings.lock_share_max, settings.lock_burst_s, settings.lock_pause_max_s, self._loop.time()
+        )
+        self._rush_until = 0.0
+        self.lock_s = 0.0
+        """How long sealing has held the app's write lock, all in all."""
+
+    # ── from outside ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Work until cancelled.
+
+        Raises:
+            DatabaseError: the file cannot be used any more; open it again later.
+        """
+        watch = CommitWatch(
+            self._path,
+            self._data_version,
+            self.wake,
+            mode=self._settings.watch,
+            poll_interval_s=self._settings.poll_interval_s,
+            stat_interval_s=self._settings.stat_interval_s,
+        )
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._say_tables(), name="tables")
+                tasks.create_task(watch.run(), name="watch")
+                tasks.create_task(self._seal_loop(), name="seal")
+                tasks.create_task(self._hub_loop(), name="hub")
+                tasks.create_task(self._file_loop(), name="file")
+                tasks.create_task(self._fail_loudly(), name="timer")
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def wake(self) -> None:
+        """Something was committed: look at the file."""
+        self._committed.set()
+
+    def connected(self, payload_bytes_max: int) -> None:
+        """The broker is there and the subscriptions are granted."""
+        self._link_bytes_max = min(payload_bytes_max, self._settings.payload_bytes_max)
+        self._troubles.clear(PayloadTooLarge.code, PublishDenied.code)
+        self._perform(self.session.connected(self._loop.time()))
+
+    def disconnected(self) -> None:
+        """The connection is gone."""
+        self._inbox.drop_parts()
+        self._perform(self.session.disconnected())
+
+    async def received(self, topic: str, payload: bytes) -> None:
+        """A message came in."""
+        rejected = self._inbox.rejected_count
+        received = self._inbox.open(topic, payload)
+        if received is None:
+            if self._inbox.rejected_count != rejected:
+                self._on_change(False)
+            return
+        message, size = received
+        if isinstance(message, Welcome):
+            points = [*((message.accepted,) if message.accepted else ()), *message.recent]
+            ours = await self._database.run(filework.digests_of, [point.batch for point in points])
+            self._perform(self.session.welcomed(message, ours, self._loop.time()))
+        else:
+            self._perform(self.session.received(message, size, self._loop.time(), random.random()))
+
+    async def _data_version(self) -> int:
+        self._check_file()
+        return await self._database.run(EdgeStore.data_version)
+
+    def _check_file(self) -> None:
+        """SQLite goes on happily in a file that has lost its name."""
+        try:
+            if os.path.samestat(os.stat(self._path), self._opened):
+                return
+        except FileNotFoundError:
+            raise DatabaseMissing(f"{self._path} was deleted while the agent ran") from None
+        raise DatabaseReplaced(f"another file was put in the place of {self._path} while the agent ran")
+
+    # ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendHello() | SendBatches() | RequestReplay() | AskFresh():
+                    self._to_hub.put_nowait(effect)
+                case Follow() | ApplyPage() | AnswerFresh() | Renumber():
+                    self._to_file.put_nowait(effect)
+                case Limits():
+                    self._hub_bytes_max = effect.payload_bytes_max
+                    self._batch_bytes_max = effect.batch_bytes_max
+                case PublishState():
+                    _log.info("%s", _STATE_LINES[effect.state])
+                    self._on_change(True)
+                case SayProblem():
+                    self._troubles.say(effect.trouble)
+                case ClearProblem():
+                    self._troubles.clear(effect.code)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        wake_at = self.session.wake_at
+        if self._timer is not None:
+            if self._timer.when() == wake_at and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if wake_at != inf:
+            self._timer = self._loop.call_at(wake_at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        try:
+            # A timer may fire a clock's grain too early.
+            now = max(self._loop.time(), min(self.session.wake_at, self._loop.time() + 0.001))
+            self._perform(self.session.tick(now, random.random()))
+        except BaseException as error:
+            if not self._failed.done():
+                self._failed.set_exception(error)
+
+    async def _fail_loudly(self) -> None:
+        """A mistake in a timer's callback must end the agent as one in a task does."""
+        await self._failed
+
+    # ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _seal_loop(self) -> None:
+        looked_at = self._loop.time()
+        while True:
+            await self._committed.wait()
+            await asyncio.sleep(self._budget.wait_s(self._loop.time()))
+            self._committed.clear()
+            sealed = await self._patiently(lambda: self._database.run(filework.look, int(time.time() * 1000)))
+            now = self._loop.time()
+            self.lock_s += sealed.outcome.lock_s
+            if sealed.outcome.changes > RUSH_CHANGES_PER_S * max(now - looked_at, 0.1):
+                self._rush_until = now + RUSH_S
+            looked_at = now
+            self._budget.spend(sealed.outcome.lock_s * (RUSH_WEIGHT if now < self._rush_until else 1), now)
+            if sealed.shapes_changed:
+                await self._say_tables()
+                await self._reintroduce()
+            self._perform(self.session.sealed(sealed.last, self._loop.time()))
+            if sealed.questions:
+                self._perform(self.session.ask_fresh(sealed.questions, self._loop.time()))
+            if sealed.outcome.more:
+                self._committed.set()
+            if sealed.outcome.batches or sealed.shapes_changed:
+                self._on_change(False)
+
+    async def _file_loop(self) -> None:
+        while True:
+            match await self._to_file.get():
+                case ApplyPage(page):
+                    await self._apply(page)
+                case Follow(log, epoch, head):
+                    await self._patiently(partial(self._database.run, EdgeStore.follow, log, epoch, head))
+                    self.wake()  # tables that were waiting for a head may have seeds to offer now
+                case AnswerFresh(nonce, head):
+                    await self._patiently(partial(self._database.run, EdgeStore.fresh_answered, nonce, head))
+                case Renumber(after):
+                    _log.warning("this database and the hub agree up to batch %d; what follows gets new numbers", after)
+                    await self._patiently(partial(self._database.run, EdgeStore.renumber, after))
+                    await self._reintroduce()
+            self._on_change(False)
+
+    async def _apply(self, page: Page) -> None:
+        if self._loop.time() < self._rush_until:
+            await asyncio.sleep(self._budget.wait_s(self._loop.time()))
+        try:
+            applied, position, shapes_changed = await self._patiently(
+                partial(self._database.run, filework.apply_page, page)
+            )
+            if (now := self._loop.time()) < self._rush_until:
+                self._budget.spend(applied.lock_s * RUSH_WEIGHT, now)
+            self._troubles.clear("log_diverged")
+            if shapes_changed:
+                await self._say_tables()
+                await self._reintroduce()
+            if applied.refused or applied.parked:
+                _log.info("entry %d: %d refused, %d parked", position.seq, applied.refused, applied.parked)
+        except SequenceGap:
+            position = (await self._database.run(filework.read_standing)).position
+        except LogDiverged as error:
+            self._troubles.say_error(error)
+            await asyncio.sleep(DIVERGED_PAUSE_S)
+            await self._reintroduce()
+            position = self.session.position
+        self._perform(self.session.applied(position, self._loop.time()))
+        self.wake()  # seeds, once a table has been brought up
+
+    async def _say_tables(self) -> None:
+        problems = await self._database.run(EdgeStore.problems)
+        if problems:
+            self._troubles.say(Trouble("tables_not_synced", "; ".join(problems), "the other tables are synced"))
+        else:
+            self._troubles.clear("tables_not_synced")
+
+    async def _reintroduce(self) -> None:
+        standing = await self._database.run(filework.read_standing)
+        self.incarnation = standing.incarnation
+        self._perform(self.session.reintroduce(standing, self._loop.time()))
+
+    async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
+        """The call's result; while the database is locked or the disk is full it is tried again."""
+        delay = self._settings.retry_delay_min_s
+        while True:
+            try:
+                result = await call()
+            except DatabaseError as error:
+                if not error.retry:
+                    raise
+                if delay > self._settings.retry_delay_min_s or error.code != "database_busy":
+                    self._troubles.say_error(error)  # a lock that is met once is no news
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, self._settings.retry_delay_max_s)
+            else:
+                self._troubles.clear("database_busy", "disk_full")
+                return result
+
+    # ── the hub ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _hub_loop(self) -> None:
+        while True:
+            effect = await self._to_hub.get()
+            try:
+                match effect:
+                    case SendBatches():
+                        await self._send_batches(effect)
+                    case SendHello():
+                        hello = await self._patiently(lambda: self._database.run(filework.hello, self._boot))
+                        await self._publish(self._ask_topic, encode(hello))
+                    case RequestReplay(position, pages):
+                        await self._ask(
+                            ReplayRequest(incarnation=self.incarnation, boot=self._boot, position=position, pages=pages)
+                        )
+                    case AskFresh(nonce):
+                        await self._ask(FreshRequest(incarnation=self.incarnation, boot=self._boot, nonce=nonce))
+            except NotConnected:
+                pass  # the link says so by an event, and the handshake begins anew
+            except LinkError as error:
+                self._troubles.say_error(error)
+
+    async def _ask(self, message: ReplayRequest | FreshRequest) -> None:
+        await self._publish(self._ask_topic, encode(message))
+
+    async def _send_batches(self, effect: SendBatches) -> None:
+        batches = await self._patiently(
+            lambda: self._database.run(filework.outbox, effect.after, effect.count_max, effect.bytes_max)
+        )
+        sent = [SentBatch(batch.batch, batch.digest, len(batch.payload)) for batch in batches]
+        # Told before it is published, as the ack may come before the broker's confirmation.
+        self._perform(self.session.sending(effect.turn, sent, self._loop.time()))
+        for batch in batches:
+            if len(batch.payload) > self._batch_bytes_max:
+                self._troubles.say(_too_large(batch, self._batch_bytes_max))
+                return
+            await self._publish(self._up_topic, batch.payload, turn=effect.turn)
+
+    async def _publish(self, topic: str, payload: bytes, *, turn: int | None = None) -> None:
+        for piece in split(payload, min(self._link_bytes_max, self._hub_bytes_max)):
+            if turn is not None and turn != self.session.turn:
+                return  # the handshake began anew meanwhile
+            while True:
+                await self._link.room()
+                try:
+                    future = self._link.publish(topic, piece)
+                except WindowFull:
+                    continue
+                break
+            future.add_done_callback(partial(self._published, topic))
+
+    def _published(self, topic: str, future: asyncio.Future[None]) -> None:
+        if future.cancelled():
+            return
+        match future.exception():
+            case None:
+                if topic == self._denied_topic:
+                    self._denied_topic = None
+                    self._troubles.clear(PublishDenied.code)
+            case NotConnected() | PublishCut():
+                pass
+            case PublishDenied() as error:
+                self._denied_topic = topic
+                self._troubles.say_error(error)
+            case LinkError() as error:
+                self._troubles.say_error(error)
+            case error:
+                _log.error("a publish failed: %r", error)
+
+
+_STATE_LINES: Final = {
+    State.OFFLINE: "offline: no connection to the broker",
+    State.HANDSHAKING: "handshaking: saying Hello to the hub",
+    State.CATCHING_UP: "catching up: entries of the log are missing",
+    State.LIVE: "live: holding all entries of the log",
+    State.HALTED: "halted: a person must decide",
+}
+
+
+def _too_large(batch: SealedBatch, limit: float) -> Trouble:
+    return Trouble(
+        "batch_too_large",
+        f"batch {batch.batch} has {len(batch.payload)} bytes, the hub takes {limit:.0f}",
+        "raise batch_bytes_max of the hub; what follows waits until then",
+    )
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a task group; a database's error last, as it may follow from a mistake."""
+    errors = [_first(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
+    errors.sort(key=lambda error: isinstance(error, DatabaseError))
+    return errors[0]

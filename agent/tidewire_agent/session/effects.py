@@ -1,0 +1,128 @@
+"""What a `Session` tells its shell to do. Plain values; the shell performs them in the order they are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tidewire_agent.session.states import State
+from tidewire_schemas.messages import Page
+from tidewire_schemas.positions import Position
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something a person should know about, under a stable code; it stays until it is cleared."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+@dataclass(frozen=True, slots=True)
+class SendHello:
+    """Say `Hello` with what the store holds now."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendBatches:
+    """Read batches after number `after` from the outbox, publish them in order, and say `sent` with the same `turn`."""
+
+    turn: int
+    after: int
+    count_max: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReplay:
+    """Ask the hub for entries after `position`."""
+
+    position: Position
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskFresh:
+    """Ask the hub how far the log goes."""
+
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerFresh:
+    """Write into the file how far the log went when `nonce` was asked."""
+
+    nonce: str
+    head: Position
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyPage:
+    """Apply a page that continues the position, and say `applied`. Never two at a time."""
+
+    page: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Follow:
+    """Store what a `Welcome` said."""
+
+    log: str
+    epoch: int
+    head: Position
+
+
+@dataclass(frozen=True, slots=True)
+class Renumber:
+    """Make a new incarnation: batch `after` is the last that device and hub have in common. Then say `renumbered`."""
+
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Honour what the hub takes in one message and in one batch."""
+
+    payload_bytes_max: int
+    batch_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class PublishState:
+    """The state has changed: let it be known."""
+
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class SayProblem:
+    """Something is wrong: let it be known, and keep it until it is cleared."""
+
+    trouble: Trouble
+
+
+@dataclass(frozen=True, slots=True)
+class ClearProblem:
+    """The trouble under this code is over."""
+
+    code: str
+
+
+Effect: TypeAlias = (
+    SendHello
+    | SendBatches
+    | RequestReplay
+    | AskFresh
+    | AnswerFresh
+    | ApplyPage
+    | Follow
+    | Renumber
+    | Limits
+    | PublishState
+    | SayProblem
+    | ClearProblem
+)

@@ -1,0 +1,346 @@
+"""Applying the ordered log: entries and checkpoint in one transaction.
+
+An entry is applied by its end state, deletes before everything else. Where nothing local is pending, a run is one
+`executemany`. Otherwise, or where that breaks a constraint, its rows are written one by one (`row_writer.py`).
+
+An own entry whose batch is still in the outbox brings nothing new: it releases the batch, and puts the hub's row in
+place of each refused one. An own entry that the outbox no longer knows (its tail was lost in a power cut) is applied
+like anyone's.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, Final, NamedTuple
+
+from tidewire_agent.errors import LogDiverged
+from tidewire_agent.store import rows as rows_of
+from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
+from tidewire_agent.store.dead_letters import DeadLetters
+from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.outbox import Outbox
+from tidewire_agent.store.parked import Parked
+from tidewire_agent.store.pending import Pending
+from tidewire_agent.store.row_change import (
+    RowChange,
+    batch_cells,
+    has_key_of,
+    hub_row,
+    refused_letter,
+    row_changes,
+    wrong_key_letters,
+)
+from tidewire_agent.store.row_writer import RowWriter
+from tidewire_agent.store.seeds import Seeds
+from tidewire_schemas.errors import SequenceGap
+from tidewire_schemas.messages import Entry, Page, Run
+from tidewire_schemas.names import fold
+from tidewire_schemas.positions import Position
+from tidewire_schemas.values import RawText, Value, WireValue, decode, decode_row
+
+_UNCOVERED_MAX: Final = 500
+"""Changes that may be looked at under the write lock: far below a millisecond."""
+
+_COVER_ROUNDS_MAX: Final = 5
+"""Each round is much shorter than the one before; more would say that the app writes faster than SQLite reads."""
+
+_BINDABLE: Final = frozenset({int, str, float, type(None), bytes})
+
+
+class Applied(NamedTuple):
+    """What a call of `Applier.apply` did."""
+
+    position: Position
+    """Where the database stands now (`EdgeStore.replay_from`)."""
+    entries: int
+    released: int | None
+    """The highest own batch released by it."""
+    refused: int
+    parked: int
+    """Parked changes there are now."""
+    lock_s: float
+    """Seconds for which it held the app's write lock."""
+
+
+class Applier:
+    """Applies pages to one database.
+
+    Args:
+        transaction: gives a write transaction.
+        silently: gives a part of a transaction in which no trigger runs.
+        rows_max: rows after which a long page is committed and begun anew, between entries.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        meta: Meta,
+        catalogue: Catalogue,
+        transaction: Transaction,
+        silently: Transaction,
+        outbox: Outbox,
+        rows: RowWriter,
+        pending: Pending,
+        parked: Parked,
+        dead_letters: DeadLetters,
+        seeds: Seeds,
+        *,
+        rows_max: int,
+    ) -> None:
+        self._connection = connection
+        self._meta = meta
+        self._catalogue = catalogue
+        self._transaction = transaction
+        self._silently = silently
+        self._outbox = outbox
+        self._rows = rows
+        self._pending = pending
+        self._parked = parked
+        self._dead_letters = dead_letters
+        self._seeds = seeds
+        self._rows_max = rows_max
+
+    def schema_changed(self) -> None:
+        """Parked cells of unknown columns may fit now: try them."""
+        self._rows.schema_changed()
+        if self._parked.count:
+            with self._transaction(), self._silently():
+                self._rows.look_at_pending()
+                self._rows.retry_parked()
+
+    @property
+    def replay_from(self) -> Position:
+        """The position from which entries are needed: behind the checkpoint while a new table is taken over."""
+        return min(
+            (s.attached.cursor for s in self._catalogue if s.attached.cursor is not None), default=self._meta.checkpoint
+        )
+
+    def apply(self, page: Page) -> Applied:
+        """Apply the entries of a page that are new here.
+
+        Raises:
+            SequenceGap: the page begins after what is applied; nothing was done.
+            LogDiverged: it says another history; nothing was done.
+        """
+        waiting = list(self._new_entries(page))
+        released: int | None = None
+        refused = 0
+        lock_s = 0.0
+        for piece in _pieces(waiting, self._rows_max):
+            try:
+                with self._transaction_for(piece), self._silently():
+                    locked_at = time.perf_counter()
+                    self._mark_base()
+                    self._rows.look_at_pending()
+                    for entry in piece:
+                        own = self._apply_entry(entry)
+                        released = own or released
+                        refused += len(entry.refused) if own else 0
+                    self._rows.retry_parked()
+                    self._move_to(piece[-1].position, released)
+            except BaseException:
+                self._parked.recount()
+                self._pending.forget()
+                self._catalogue.registry.reload()
+                raise
+            lock_s += time.perf_counter() - locked_at
+        return Applied(self.replay_from, len(waiting), released, refused, self._parked.count, lock_s)
+
+    @contextmanager
+    def _transaction_for(self, piece: Sequence[Entry]) -> Iterator[None]:
+        """A write transaction in which next to nothing is left to learn of what is pending.
+
+        An app at full speed commits while the index is made, and while the write lock is waited for: what came
+        meanwhile is indexed under the lock only if it is little, and else with the lock given back.
+        """
+        self._pending.want(self._keys_of(piece))
+        for round_ in range(_COVER_ROUNDS_MAX):
+            if self._pending.anything():
+                self._pending.cover()
+            with self._transaction():
+                if self._pending.uncovered() <= _UNCOVERED_MAX or round_ == _COVER_ROUNDS_MAX - 1:
+                    yield
+                    return
+
+    def _keys_of(self, piece: Sequence[Entry]) -> Iterator[Value]:
+        """The first values of the keys of all rows that this piece may write."""
+        for entry in piece:
+            if not entry.refused and self._brings_nothing(entry):
+                continue
+            for run in entry.changes:
+                yield from (decode(row[0]) for row in run.rows)
+            yield from (decode(refusal.key[0]) for refusal in entry.refused if refusal.key)
+        for parked in self._parked.all():
+            synced = self._catalogue.by_id(parked.table_id)
+            if synced is not None:
+                yield decode(parked.cells[fold(synced.table.key[0])])
+
+    def _brings_nothing(self, entry: Entry) -> bool:
+        """Whether an entry does no more than release a batch, as all of it is here."""
+        return (
+            self._is_own(entry)
+            and entry.seq > self._meta.checkpoint.seq
+            and entry.batch > self._outbox.released
+            and entry.digest == self._outbox.digest_of(entry.batch)
+            and all(synced.attached.first_batch <= entry.batch for synced in self._catalogue)
+        )
+
+    # ── which entries ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _new_entries(self, page: Page) -> Iterator[Entry]:
+        here = self.replay_from
+        if page.prev.seq > here.seq:
+            raise SequenceGap(what="entry", expected=here.seq + 1, got=page.prev.seq + 1)
+        if page.prev.seq == here.seq and page.prev != here:
+            raise LogDiverged(f"the page follows {tuple(page.prev)}, this device has applied {tuple(here)}")
+        for entry in page.entries:
+            if entry.seq == here.seq and entry.position != here:
+                raise LogDiverged(f"entry {entry.seq} has epoch {entry.epoch}, this device applied it as {here.epoch}")
+            if entry.seq > here.seq:
+                yield entry
+
+    def _is_own(self, entry: Entry) -> bool:
+        return entry.device == self._meta.text("device") and entry.incarnation == self._meta.text("incarnation")
+
+    def _mark_base(self) -> None:
+        """Changes that are not sealed yet were made at the checkpoint that is about to move."""
+        newest = self._connection.execute("SELECT max(id) FROM tidewire_change").fetchone()[0]
+        if newest is not None:
+            checkpoint = self._meta.checkpoint
+            self._connection.execute(
+                "INSERT OR IGNORE INTO tidewire_mark (id, epoch, seq) VALUES (?, ?, ?)",
+                (newest, checkpoint.epoch, checkpoint.seq),
+            )
+
+    def _move_to(self, position: Position, released: int | None) -> None:
+        checkpoint = self._meta.checkpoint
+        for synced in self._catalogue:
+            cursor = synced.attached.cursor
+            if cursor is not None and cursor.seq < position.seq:
+                done = position.seq >= checkpoint.seq
+                self._catalogue.registry.update(
+                    synced.attached.id,
+                    cursor_epoch=None if done else position.epoch,
+                    cursor_seq=None if done else position.seq,
+                )
+        if position.seq > checkpoint.seq:
+            self._meta.checkpoint = position
+        if released is not None:
+            self._outbox.prune()
+        self._seeds.advance(self.replay_from)
+
+    # ── one entry ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _apply_entry(self, entry: Entry) -> int | None:
+        """Apply one entry; the number of the own batch that it released."""
+        own = entry.seq > self._meta.checkpoint.seq and entry.device == self._meta.text("device")
+        if own and self._is_own(entry):
+            payload = self._outbox.waiting_payload(entry.batch, entry.digest)
+            if payload is not None:
+                self._release(entry, payload)
+                return entry.batch
+        self._apply_changes(entry, first_batch=0)
+        if own and entry.refused:
+            self._take_hub_rows(entry, {})
+        return None
+
+    def _apply_changes(self, entry: Entry, *, first_batch: int) -> None:
+        """Apply an entry's changes to the tables whose `first_batch` is above the given one."""
+        runs = sorted(entry.changes, key=lambda run: run.op != "delete")
+        found = ((self._wanted(run.table, entry.seq), run) for run in runs)
+        wanted = [(s, run) for s, run in found if s is not None and s.attached.first_batch > first_batch]
+        for synced, run in wanted:
+            if not has_key_of(synced, run):
+                self._dead_letters.add(wrong_key_letters(entry, run))
+        wanted = [(synced, run) for synced, run in wanted if has_key_of(synced, run)]
+        if not (all(self._is_plain(synced, run) for synced, run in wanted) and self._apply_fast(wanted)):
+            self._rows.apply(list(chain.from_iterable(row_changes(s, run, entry.seq) for s, run in wanted)))
+
+    def _wanted(self, table: str, seq: int) -> Synced | None:
+        """The attached table, if it does not hold this entry yet."""
+        synced = self._catalogue.by_name(table)
+        if synced is None:
+            return None
+        stands_at = synced.attached.cursor or self._meta.checkpoint
+        return synced if seq > stands_at.seq else None
+
+    def _is_plain(self, synced: Synced, run: Run) -> bool:
+        """Whether a run can be applied without looking at its rows one by one."""
+        return (
+            not self._rows.overlaid
+            and self._parked.count == 0
+            and not synced.attached.has_originals
+            and all(fold(name) in synced.table.by_name for name in run.columns)
+        )
+
+    def _apply_fast(self, wanted: Sequence[tuple[Synced, Run]]) -> bool:
+        """Apply runs as they are; False, with nothing done, where a row needs care."""
+        self._connection.execute("SAVEPOINT entry")
+        try:
+            for synced, run in wanted:
+                values: list[Any] = run.rows
+                if not _BINDABLE.issuperset(map(type, chain.from_iterable(values))):
+                    values = [decode_row(row) for row in values]
+                    if any(type(value) is RawText for row in values for value in row):
+                        raise sqlite3.IntegrityError("text that is not valid UTF-8 is bound row by row")
+                columns, _unknown = rows_of.local_columns(synced.table, run.columns)
+                if run.op == "delete":
+                    rows_of.delete_many(self._connection, synced.table, columns, values)
+                elif run.op == "set":
+                    rows_of.set_many(self._connection, synced.table, columns, values)
+                else:
+                    rows_of.put_many(self._connection, synced.table, columns, values)
+        except sqlite3.IntegrityError:
+            self._connection.execute("ROLLBACK TO entry")
+            return False
+        finally:
+            self._connection.execute("RELEASE entry")
+        return True
+
+    # ── own entries ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _release(self, entry: Entry, payload: bytes) -> None:
+        self._outbox.release(entry.batch)
+        self._pending.release(entry.batch)
+        if self._parked.count:
+            self._rows.drop_older(entry)
+        self._apply_changes(entry, first_batch=entry.batch)
+        if not entry.refused:
+            return
+        self._take_hub_rows(entry, batch_cells(payload))
+
+    def _take_hub_rows(self, entry: Entry, mine: dict[tuple[str, str, str], dict[str, WireValue]]) -> None:
+        """Keep this device's versions of refused rows as dead letters, and put the hub's rows in their place."""
+        letters = []
+        put_back: dict[tuple[int, bytes], RowChange] = {}
+        for refusal in entry.refused:
+            synced = self._wanted(refusal.table, entry.seq)
+            key = tuple(decode_row(refusal.key))
+            cells = mine.get((fold(refusal.table), refusal.op, json.dumps(refusal.key)), {})
+            letters.append(refused_letter(entry, refusal, cells))
+            if synced is not None and refusal.reason not in ("unknown_table", "wrong_key"):
+                change = hub_row(synced, refusal, key, entry.seq)
+                put_back[synced.attached.id, synced.table.key_bytes(key)] = change
+        self._dead_letters.add(letters)
+        self._rows.overlaid = True
+        ordered = sorted(put_back.values(), key=lambda change: change.op != "delete")
+        self._rows.apply(ordered)
+
+
+def _pieces(entries: Sequence[Entry], rows_max: int) -> Iterator[list[Entry]]:
+    """Whole entries, in groups of about `rows_max` rows."""
+    piece: list[Entry] = []
+    count = 0
+    for entry in entries:
+        piece.append(entry)
+        count += sum(len(run.rows) for run in entry.changes)
+        if count >= rows_max:
+            yield piece
+            piece, count = [], 0
+    if piece:
+        yield piece

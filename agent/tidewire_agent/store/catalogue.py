@@ -1,0 +1,303 @@
+"""The attached tables as they are now: definitions, triggers, and what a change of the schema means for them.
+
+`PRAGMA schema_version` moves with every change of the schema, whoever makes it. Then the definitions are read again,
+the triggers made anew, and in the same transaction what they missed is captured:
+
+    a column was added, or renamed     rows in which it differs from its default are changes
+    the table was rebuilt              (it is there, its triggers are not) every row is sent whole, and the hub's rows
+                                       are taken once more below that: only true differences remain
+    the table is gone                  it is marked missing and a person is told; nothing is deleted elsewhere
+    the table was renamed              as gone, under its old name; the new name can be attached
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Final, NamedTuple
+
+from tidewire_agent.errors import TableNotSyncable
+from tidewire_agent.store import capture
+from tidewire_agent.store.meta import Attached, Meta, Registry
+from tidewire_agent.store.sql import names, placeholders, quote
+from tidewire_agent.store.tables import KV_TABLE, Table, read_table, user_tables
+from tidewire_schemas.names import fold
+from tidewire_schemas.positions import START
+
+Transaction = Callable[[], AbstractContextManager[None]]
+
+ALL_TABLES: Final = "*"
+
+CREATE_KV: Final = f"""
+    CREATE TABLE IF NOT EXISTS {KV_TABLE} (key TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL) WITHOUT ROWID
+"""
+
+
+class AttachReport(NamedTuple):
+    """What became of one table that was asked for."""
+
+    table: str
+    attached: bool
+    reason: str
+
+
+class Synced(NamedTuple):
+    """An attached table and its definition."""
+
+    attached: Attached
+    table: Table
+
+
+class Catalogue:
+    """The attached tables of one database.
+
+    Args:
+        connection: the agent's connection.
+        meta: the database's memory.
+        transaction: gives a write transaction (BEGIN IMMEDIATE … COMMIT).
+        allow_unkept_unique: attach tables with unique indexes that the hub cannot keep.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, meta: Meta, transaction: Transaction, *, allow_unkept_unique: bool
+    ) -> None:
+        self._connection = connection
+        self._meta = meta
+        self._transaction = transaction
+        self._allow_unkept_unique = allow_unkept_unique
+        self.registry = Registry(connection)
+        self._definitions: dict[int, Table] = {}
+        self.schema_version = -1
+
+    def __iter__(self) -> Iterator[Synced]:
+        for table_id, table in self._definitions.items():
+            yield Synced(self.registry.by_id[table_id], table)
+
+    def by_id(self, table_id: int) -> Synced | None:
+        """The attached table of this number, None where it is missing now."""
+        table = self._definitions.get(table_id)
+        return None if table is None else Synced(self.registry.by_id[table_id], table)
+
+    def by_name(self, name: str) -> Synced | None:
+        """The attached table of this name, None where it is not attached or missing now."""
+        attached = self.registry.by_name.get(fold(name))
+        return None if attached is None else self.by_id(attached.id)
+
+    def is_stale(self) -> bool:
+        """Whether the schema has changed since it was last looked at."""
+        return self._current_version() != self.schema_version
+
+    def attach(self, wanted: Sequence[str], *, all_tables: bool) -> list[AttachReport]:
+        """Attach these tables (or all there are), remember that they are wanted, and say what became of each."""
+        with self._transaction():
+            if KV_TABLE in (fold(name) for name in wanted):
+                self._connection.execute(CREATE_KV)
+            remembered = {fold(name): name for name in self._wanted()}
+            remembered.update((fold(name), name) for name in wanted)
+            if all_tables:
+                remembered[ALL_TABLES] = ALL_TABLES
+            asked = {fold(name) for name in wanted}
+            self._meta.set(
+                wanted=json.dumps(sorted(remembered.values())),
+                unwanted=json.dumps(sorted(self._unwanted() - asked)),
+            )
+            self.registry.reload()
+            reports = [self._attach_one(name) for name in (self._all_tables() if all_tables else wanted)]
+        self.refresh()
+        return reports
+
+    def detach_one(self, name: str) -> bool:
+        """Stop syncing one table; its rows stay as they are. False where it was not attached."""
+        attached = self.registry.by_name.get(fold(name))
+        if attached is None:
+            return False
+        with self._transaction():
+            capture.remove(self._connection, attached.id)
+            for statement in (
+                "DELETE FROM tidewire_change WHERE t = ?",
+                "DELETE FROM tidewire_touched WHERE t = ?",
+                "DELETE FROM tidewire_parked WHERE t = ?",
+                "DELETE FROM tidewire_table WHERE id = ?",
+            ):
+                self._connection.execute(statement, (attached.id,))
+            self._meta.set(
+                wanted=json.dumps([other for other in self._wanted() if fold(other) != fold(name)]),
+                unwanted=json.dumps(sorted({*self._unwanted(), fold(name)})),
+            )
+        self.refresh()
+        return True
+
+    def refresh(self) -> bool:
+        """Look at the schema again; True where the shapes that the hub was told are no longer right."""
+        before = {table_id: table.shape for table_id, table in self._definitions.items()}
+        with self._transaction():
+            self.registry.reload()
+            self._definitions = {}
+            for attached in list(self.registry.by_id.values()):
+                self._refresh_one(attached)
+            self._attach_newly_created()
+            version = self._current_version()
+        # Our own CREATE TRIGGER statements move the version too; only what comes after counts.
+        self.schema_version = version
+        return before != {table_id: table.shape for table_id, table in self._definitions.items()}
+
+    def problems(self) -> list[str]:
+        """What a person should know about tables that are wanted and not synced."""
+        found = [a.problem for a in self.registry.by_id.values() if a.problem is not None]
+        for name in self._wanted():
+            if name != ALL_TABLES and fold(name) not in self.registry.by_name:
+                try:
+                    self._read(name)
+                except TableNotSyncable as error:
+                    found.append(str(error))
+        return found
+
+    # ── one table ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _attach_one(self, name: str) -> AttachReport:
+        known = self.registry.by_name.get(fold(name))
+        if known is not None and known.state != "missing":
+            return AttachReport(known.name, attached=True, reason="attached already")
+        try:
+            table = self._read(name)
+            self._prove_writable(table)
+        except TableNotSyncable as error:
+            return AttachReport(name, attached=False, reason=str(error))
+        if known is not None:
+            self._connection.execute("DELETE FROM tidewire_table WHERE id = ?", (known.id,))
+        has_rows = self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote(table.name)})").fetchone()[0]
+        behind = self._meta.checkpoint != START
+        table_id = self._connection.execute(
+            """
+            INSERT INTO tidewire_table (name, columns, state, first_batch, cursor_epoch, cursor_seq)
+            VALUES (?, ?, ?, ?, ?, ?)
+            """,
+            (
+                table.name,
+                json.dumps(table.column_names),
+                "taking" if has_rows else "synced",
+                max(1, self._meta.number("next_batch")),
+                START.epoch if behind else None,
+                START.seq if behind else None,
+            ),
+        ).lastrowid
+        assert table_id is not None  # an INSERT into a rowid table gives one
+        capture.install(self._connection, table_id, table, table.column_names)
+        self.registry.reload()
+        return AttachReport(table.name, attached=True, reason="attached")
+
+    def _refresh_one(self, attached: Attached) -> None:
+        if attached.state == "missing":
+            return
+        try:
+            table = self._read(attached.name)
+        except TableNotSyncable as error:
+            self._mark_missing(attached, str(error))
+            return
+        triggers = capture.installed(self._connection, attached.id)
+        if triggers and any(fold(on) != fold(table.name) for _name, on in triggers):
+            # Renamed, and a table of the old name made: the triggers went with the old one.
+            capture.remove(self._connection, attached.id)
+            triggers = []
+        if not triggers:
+            self._capture_rebuilt(attached, table)
+        elif table.column_names != attached.columns:
+            self._capture_new_columns(attached, table)
+        self._definitions[attached.id] = table
+
+    def _mark_missing(self, attached: Attached, reason: str) -> None:
+        moved = {on for _name, on in capture.installed(self._connection, attached.id)}
+        capture.remove(self._connection, attached.id)
+        new_name = next(iter(moved), None)
+        if new_name is not None and fold(new_name) != fold(attached.name):
+            reason = (
+                f"table {attached.name!r} was renamed to {new_name!r}; nothing of it is synced now"
+                f" (attach {new_name!r} to sync it under its new name)"
+            )
+        self.registry.update(attached.id, state="missing", problem=reason)
+
+    def _capture_rebuilt(self, attached: Attached, table: Table) -> None:
+        columns = _kept_places(attached.columns, table)
+        capture.install(self._connection, attached.id, table, columns)
+        self._capture(attached.id, capture.WHOLE, table, "NULL", "1")
+        cursor = None if self._meta.checkpoint == START else START
+        self.registry.update(
+            attached.id,
+            columns=json.dumps(columns),
+            cursor_epoch=cursor.epoch if cursor else None,
+            cursor_seq=cursor.seq if cursor else None,
+        )
+
+    def _capture_new_columns(self, attached: Attached, table: Table) -> None:
+        columns = _kept_places(attached.columns, table)
+        capture.install(self._connection, attached.id, table, columns)
+        known = {fold(name) for name in attached.columns}
+        for place, name in enumerate(columns):
+            if fold(name) in known or fold(name) not in table.by_name:
+                continue
+            column = table.by_name[fold(name)]
+            default = column.default_sql if column.default is not None and column.default_sql else "NULL"
+            mask = capture.full_mask([place], len(columns))
+            self._capture(
+                attached.id,
+                capture.UPDATED,
+                table,
+                f"'{mask}'" if isinstance(mask, str) else str(mask),
+                f"{quote(name)} IS NOT ({default})",
+            )
+        self.registry.update(attached.id, columns=json.dumps(columns))
+
+    def _capture(self, table_id: int, op: int, table: Table, mask: str, where: str) -> None:
+        """Write a change for each row, as a trigger would have."""
+        key_columns = ", ".join(f"k{i}" for i in range(len(table.key)))
+        self._connection.execute(
+            f"""
+            INSERT INTO tidewire_change (t, op, cols, {key_columns})
+            SELECT {table_id}, {op}, {mask}, {names(table.key)} FROM {quote(table.name)} WHERE {where}
+            """
+        )
+
+    def _attach_newly_created(self) -> None:
+        wanted = self._wanted()
+        there = self._all_tables()
+        # A program that uses DataSync on this file means it to be synced: its table needs no asking.
+        for name in there if ALL_TABLES in wanted else [*wanted, *(name for name in there if name == KV_TABLE)]:
+            if fold(name) not in self.registry.by_name and self._attach_one(name).attached:
+                attached = self.registry.by_name[fold(name)]
+                self._definitions[attached.id] = self._read(name)
+
+    def _prove_writable(self, table: Table) -> None:
+        """A statement that cannot even be prepared here (an index that calls the app's own function) is refused now."""
+        columns = table.column_names
+        try:
+            self._connection.execute(
+                f"EXPLAIN INSERT INTO {quote(table.name)} ({names(columns)}) VALUES ({placeholders(len(columns))})",
+                [None] * len(columns),
+            )
+        except sqlite3.Error as error:
+            raise TableNotSyncable(table.name, f"a write to it cannot be prepared here: {error}") from error
+
+    def _read(self, name: str) -> Table:
+        return read_table(self._connection, name, allow_unkept_unique=self._allow_unkept_unique)
+
+    def _wanted(self) -> list[str]:
+        return [str(name) for name in json.loads(self._meta.text("wanted") or "[]")]
+
+    def _unwanted(self) -> set[str]:
+        """Folded names of tables that were detached: not even attached because all are."""
+        return {str(name) for name in json.loads(self._meta.text("unwanted") or "[]")}
+
+    def _all_tables(self) -> list[str]:
+        unwanted = self._unwanted()
+        return [name for name in user_tables(self._connection) if fold(name) not in unwanted]
+
+    def _current_version(self) -> int:
+        return int(self._connection.execute("PRAGMA schema_version").fetchone()[0])
+
+
+def _kept_places(known: Sequence[str], table: Table) -> list[str]:
+    """The columns whose places are the bits of masks: old ones keep theirs, so that waiting changes stay readable."""
+    present = {fold(name) for name in known}
+    return [*known, *(name for name in table.column_names if fold(name) not in present)]

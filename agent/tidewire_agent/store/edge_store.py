@@ -1,0 +1,517 @@
+"""EdgeStore: everything Tidewire does with the app's database file. Synchronous, for one thread."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidewire_agent.errors import DatabaseMissing, DatabaseNotUsable, from_sqlite
+from tidewire_agent.store import capture
+from tidewire_agent.store.apply import Applied, Applier
+from tidewire_agent.store.catalogue import AttachReport, Catalogue
+from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
+from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.opening import connect, prepare
+from tidewire_agent.store.outbox import KeptBatch, Outbox, SealedBatch
+from tidewire_agent.store.parked import Parked
+from tidewire_agent.store.pending import Pending
+from tidewire_agent.store.reading import fetch_all, snapshot
+from tidewire_agent.store.row_writer import RowWriter
+from tidewire_agent.store.seal import Sealer, SealOutcome
+from tidewire_agent.store.seeds import Seeds
+from tidewire_agent.store.silence import Switch, dropped_triggers, trigger_switch
+from tidewire_agent.store.sql import names, quote
+from tidewire_agent.store.tables import KV_TABLE
+from tidewire_schemas.codec import BATCH_BYTES_MAX
+from tidewire_schemas.digest import as_hex, column_order, row_digest, table_digest
+from tidewire_schemas.messages import LastSealed, Page
+from tidewire_schemas.names import check_topic_name, fold
+from tidewire_schemas.positions import START, Position
+from tidewire_schemas.shapes import TableShape
+
+logger = logging.getLogger(__name__)
+
+LOCK_RETRY_S = 0.0005
+"""How often a write lock that the app holds is asked for: short against a commit, long against the call itself."""
+
+SQLITE_MIN = (3, 24, 0)
+"""The first SQLite with UPSERT, which applying needs. The app may bring an older one."""
+
+
+class StoreSettings(BaseModel):
+    """Limits of what Tidewire keeps and does in the app's file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """How long the agent waits for the app's write lock before it reports the database as busy and tries again."""
+    batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
+    """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
+    changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
+    """Change log rows read into one batch: bounds the agent's memory while it works off a backlog."""
+    seed_chunk_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    """About how many bytes of rows that were there before go into one batch: one MQTT message each."""
+    apply_rows_max: Annotated[int, Field(ge=1)] = 2000
+    """Rows after which applying a long page lets the app write in between (always between whole entries)."""
+    kept_batches_max: Annotated[int, Field(ge=0)] = 64
+    """Batches kept after the log has them, so that a hub which lost its tail can be healed."""
+    kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024
+    """Bytes of such batches."""
+    dead_letters_max: Annotated[int, Field(ge=1)] = 10_000
+    """Dead letters kept; above it the oldest go, and `status` says how many went."""
+    allow_unkept_unique: bool = False
+    """Sync tables whose unique indexes (partial, over expressions, custom collations) the hub cannot keep unique."""
+
+
+class Backlog(NamedTuple):
+    """What waits on this device."""
+
+    changes: int
+    """Change log rows not sealed yet."""
+    batches: int
+    """Sealed batches that the applied log does not include yet."""
+    batch_bytes: int
+    oldest_sealed_at: int | None
+    parked: int
+    dead_letters: int
+
+
+class TableDigest(NamedTuple):
+    """Rows and digest of an attached table, to be compared with the hub's at the same position."""
+
+    table: str
+    rows: int
+    digest: str
+
+
+class EdgeStore:
+    """One app's database, as the agent sees it. Open with `EdgeStore.open`."""
+
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, settings: StoreSettings, switch: Switch | None
+    ) -> None:
+        self._connection = connection
+        self._path = path
+        self._settings = settings
+        self._switch = switch
+        self._meta = Meta(connection)
+        self._outbox = Outbox(
+            connection,
+            self._meta,
+            path,
+            kept_batches_max=settings.kept_batches_max,
+            kept_bytes_max=settings.kept_bytes_max,
+        )
+        self._catalogue = Catalogue(
+            connection, self._meta, self._transaction, allow_unkept_unique=settings.allow_unkept_unique
+        )
+        self._dead_letters = DeadLetters(connection, self._meta, rows_max=settings.dead_letters_max)
+        self._pending = Pending(connection, self._meta, self._catalogue)
+        self._parked = Parked(connection)
+        self._seeds = Seeds(connection, self._catalogue, chunk_bytes=settings.seed_chunk_bytes)
+        self._rows = RowWriter(
+            connection,
+            self._catalogue,
+            self._silently,
+            self._pending,
+            self._parked,
+            self._dead_letters,
+            self._seeds,
+        )
+        self._applier = Applier(
+            connection,
+            self._meta,
+            self._catalogue,
+            self._transaction,
+            self._silently,
+            self._outbox,
+            self._rows,
+            self._pending,
+            self._parked,
+            self._dead_letters,
+            self._seeds,
+            rows_max=settings.apply_rows_max,
+        )
+        self._sealer = Sealer(
+            connection,
+            self._meta,
+            self._catalogue,
+            self._transaction,
+            self._outbox,
+            self._dead_letters,
+            self._seeds,
+            batch_bytes_max=settings.batch_bytes_max,
+            changes_max=settings.changes_per_batch_max,
+            sealed=self._rows.sealed,
+        )
+
+    @classmethod
+    def open(cls, path: Path, *, device: str | None, settings: StoreSettings | None = None) -> Self:
+        """Open an app's database and make Tidewire's tables in it where they are missing.
+
+        Args:
+            path: the SQLite file; it must exist.
+            device: this device's name; None takes the name that the file remembers.
+
+        Raises:
+            DatabaseMissing: there is no such file.
+            DatabaseNotUsable: it is no database, corrupt, or cannot be written.
+            DatabaseBusy: another program kept it locked.
+            DeviceNeeded: neither argument nor file names the device.
+            OtherDevice: the file belongs to a device of another name.
+        """
+        settings = settings or StoreSettings()
+        if device is not None:
+            check_topic_name(device, "device")
+        if sqlite3.sqlite_version_info < SQLITE_MIN:
+            raise DatabaseNotUsable(
+                f"this Python brings SQLite {sqlite3.sqlite_version}", hint="3.24 or newer is needed"
+            )
+        if not path.is_file():
+            raise DatabaseMissing(f"there is no database at {path}")
+        path = path.resolve()  # SQLite keeps the -wal beside the file itself, not beside a link to it
+        try:
+            connection = connect(path, busy_timeout_s=settings.busy_timeout_s)
+        except sqlite3.Error as error:
+            raise from_sqlite(error) from error
+        try:
+            switch = trigger_switch()
+            if switch is not None:
+                switch(connection, False)
+            prepare(connection, device)
+            store = cls(connection, path, settings, switch)
+            store._catalogue.refresh()
+        except sqlite3.Error as error:
+            connection.close()
+            raise from_sqlite(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return store
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection, for who runs this store on a thread (`database.py`)."""
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    # ── who and where ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def device(self) -> str:
+        """The device's name."""
+        return self._meta.text("device") or ""
+
+    @property
+    def incarnation(self) -> str:
+        """Which life of this database: random, made with it, and anew when copies have parted."""
+        return self._meta.text("incarnation") or ""
+
+    @property
+    def log_id(self) -> str | None:
+        """The log that it follows, None before its first handshake."""
+        return self._meta.text("log_id")
+
+    @property
+    def epoch(self) -> int:
+        """The highest epoch heard of."""
+        return self._meta.number("heard_epoch")
+
+    @property
+    def checkpoint(self) -> Position:
+        """The last entry applied."""
+        return self._meta.checkpoint
+
+    @property
+    def replay_from(self) -> Position:
+        """The position from which entries are needed: the checkpoint, or before it for newly attached tables."""
+        return self._applier.replay_from
+
+    @property
+    def last_sealed(self) -> LastSealed | None:
+        """The newest batch of this incarnation."""
+        return self._outbox.last
+
+    @property
+    def oldest_kept(self) -> int:
+        """The lowest batch number in the outbox, 0 when it is empty."""
+        return self._outbox.oldest
+
+    @property
+    def released(self) -> int:
+        """The highest own batch that the applied log includes."""
+        return self._outbox.released
+
+    def digest_of(self, batch: int) -> str | None:
+        """The digest of a batch in the outbox."""
+        return self._outbox.digest_of(batch)
+
+    def data_version(self) -> int:
+        """A number that changes when another connection has committed."""
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+    # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def attach(self, wanted: Sequence[str], *, all_tables: bool = False) -> list[AttachReport]:
+        """Sync these tables from now on (`tidewire_kv` is made if it is asked for); what became of each."""
+        with _sqlite_errors():
+            reports = self._catalogue.attach(wanted, all_tables=all_tables)
+            self._pending.forget()
+            return reports
+
+    def detach_table(self, name: str) -> bool:
+        """Stop syncing one table; its rows stay. False where it was not attached."""
+        with _sqlite_errors():
+            return self._catalogue.detach_one(name)
+
+    def detach(self) -> None:
+        """Remove every trace from the file: triggers and tables (`tidewire_kv` stays if it has rows)."""
+        with _sqlite_errors(), self._transaction():
+            for attached in list(self._catalogue.registry.by_id.values()):
+                capture.remove(self._connection, attached.id)
+            tables = self._connection.execute(
+                "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'tidewire_*' AND name <> ?",
+                (KV_TABLE,),
+            ).fetchall()
+            for (name,) in tables:
+                self._connection.execute(f"DROP TABLE {quote(name)}")
+            has_kv = self._connection.execute(
+                "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (KV_TABLE,)
+            ).fetchone()
+            if has_kv and not self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {KV_TABLE})").fetchone()[0]:
+                self._connection.execute(f"DROP TABLE {KV_TABLE}")
+
+    def refresh(self) -> bool:
+        """Follow a change of the schema; True where the hub must be told other shapes (say Hello again)."""
+        with _sqlite_errors():
+            if not self._catalogue.is_stale():
+                return False
+            changed = self._catalogue.refresh()
+            self._pending.forget()
+            self._applier.schema_changed()
+            return changed
+
+    def shapes(self) -> tuple[TableShape, ...]:
+        """The shapes of the attached tables, as the hub is told."""
+        return tuple(synced.table.shape for synced in self._catalogue)
+
+    def problems(self) -> list[str]:
+        """What a person should know about tables that are wanted and not synced."""
+        return self._catalogue.problems()
+
+    # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def seal(self, now_ms: int) -> SealOutcome:
+        """Make a batch of what is committed now; call `harden` before anything of it is sent."""
+        with _sqlite_errors():
+            self.refresh()
+            return self._sealer.seal(now_ms)
+
+    def harden(self) -> None:
+        """Bring all commits to the disk, outside any lock. `outbox` does it too."""
+        self._outbox.harden()
+
+    def outbox(self, after: int, *, count_max: int, bytes_max: int) -> list[SealedBatch]:
+        """Durable batches after this number, in order: at least one if there is one, within the limits."""
+        with _sqlite_errors():
+            return self._outbox.after(after, count_max=count_max, bytes_max=bytes_max)
+
+    def renumber(self, after: int) -> None:
+        """Begin a new incarnation; batches after this number are numbered anew from 1, with the same changes.
+
+        Those that the applied log includes are never sent again.
+        """
+        with _sqlite_errors():
+            with self._transaction():
+                dropped = self._outbox.renumber(after)
+                self._connection.execute("UPDATE tidewire_table SET first_batch = max(1, first_batch - ?)", (dropped,))
+            self._catalogue.registry.reload()
+            self._pending.forget()
+
+    def adopt(self) -> None:
+        """Forget the log: the next hub's log is followed from its start, and all rows here are offered as seeds.
+
+        No row is deleted anywhere. What was not sent yet is offered with its row, too; deletes that were not sent are
+        forgotten, as nobody can say what they mean in another log.
+        """
+        with _sqlite_errors():
+            with self._transaction():
+                for statement in (
+                    "DELETE FROM tidewire_change",
+                    "DELETE FROM tidewire_mark",
+                    "DELETE FROM tidewire_touched",
+                    "DELETE FROM tidewire_parked",
+                    """
+                    UPDATE tidewire_table
+                    SET state = 'taking', first_batch = 1, target = NULL, offered = NULL,
+                        cursor_epoch = NULL, cursor_seq = NULL
+                    WHERE state <> 'missing'
+                    """,
+                ):
+                    self._connection.execute(statement)
+                self._outbox.clear()
+                self._meta.checkpoint = START
+                self._meta.set(log_id=None, heard_epoch=0, drained=self._meta.number("drained") + 1)
+            self._catalogue.refresh()
+            self._pending.forget()
+            self._parked.recount()
+
+    # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def follow(self, log_id: str, epoch: int, head: Position) -> None:
+        """Remember what a Welcome said: the log, its epoch, and how far it goes."""
+        with _sqlite_errors(), self._transaction():
+            self._meta.set(log_id=log_id, heard_epoch=max(epoch, self.epoch))
+            self._seeds.aim(head.seq)
+            self._seeds.advance(self.replay_from)
+
+    def apply(self, page: Page) -> Applied:
+        """Apply what is new of a page.
+
+        Raises:
+            SequenceGap: it begins after `replay_from`.
+            LogDiverged: it says another history than the one applied.
+        """
+        with _sqlite_errors():
+            self.refresh()
+            return self._applier.apply(page)
+
+    # ── for people and programs ───────────────────────────────────────────────────────────────────────────────────
+
+    def backlog(self) -> Backlog:
+        """What waits on this device."""
+        with _sqlite_errors(), snapshot(self._connection):
+            (changes,) = self._connection.execute("SELECT count(*) FROM tidewire_change").fetchone()
+            batches, size, oldest = self._connection.execute(
+                "SELECT count(*), coalesce(sum(bytes), 0), min(sealed_at) FROM tidewire_batch WHERE batch > ?",
+                (self.released,),
+            ).fetchone()
+            (parked,) = self._connection.execute("SELECT count(*) FROM tidewire_parked").fetchone()
+            return Backlog(changes, batches, size, oldest, parked, self._dead_letters.count())
+
+    def kept_log(self, limit: int) -> list[KeptBatch]:
+        """Batches in the outbox, the newest first."""
+        with _sqlite_errors():
+            return self._outbox.newest(limit)
+
+    def digests(self) -> tuple[Position, list[TableDigest]]:
+        """Rows and digest of each attached table, and the checkpoint at which they were taken.
+
+        Rows whose key is NULL are left out: no other device can hold them.
+        """
+        with _sqlite_errors(), snapshot(self._connection):
+            found = []
+            for _attached, table in self._catalogue:
+                folded = [fold(name) for name in table.column_names]
+                order = column_order(folded)
+                ordered_names = [folded[place] for place in order]
+                has_key = " AND ".join(f"{quote(column)} IS NOT NULL" for column in table.key)
+                rows = fetch_all(
+                    self._connection,
+                    f"""
+                    SELECT {names([table.column_names[place] for place in order])} FROM {quote(table.name)}
+                    WHERE {has_key}
+                    """,
+                )
+                digest = table_digest(row_digest(ordered_names, row) for row in rows)
+                found.append(TableDigest(table.name, len(rows), as_hex(digest)))
+            return self.checkpoint, found
+
+    def dead(self, limit: int) -> list[DeadLetter]:
+        """Dead letters, the newest first."""
+        with _sqlite_errors():
+            return self._dead_letters.newest(limit)
+
+    def dead_retry(self, letter_id: int) -> None:
+        """Write this device's version of a row again, as a new write, and drop the letter."""
+        with _sqlite_errors(), self._heard_transaction():
+            self._dead_letters.write_again(letter_id, self._catalogue)
+
+    def dead_discard(self, letter_id: int) -> None:
+        """Drop a dead letter."""
+        with _sqlite_errors(), self._transaction():
+            self._dead_letters.discard(letter_id)
+
+    def fresh_asked(self) -> list[str]:
+        """Nonces of programs that wait to hear how far the hub is."""
+        with _sqlite_errors():
+            rows = self._connection.execute("SELECT nonce FROM tidewire_fresh WHERE seq IS NULL").fetchall()
+            return [nonce for (nonce,) in rows]
+
+    def fresh_answered(self, nonce: str, head: Position) -> None:
+        """Tell the program that asked."""
+        with _sqlite_errors(), self._transaction():
+            self._connection.execute(
+                "UPDATE tidewire_fresh SET epoch = ?, seq = ? WHERE nonce = ?", (head.epoch, head.seq, nonce)
+            )
+
+    # ── transactions ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A write transaction; triggers of the file stay silent where they can be switched off."""
+        self._begin()
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._connection.rollback()
+            raise
+
+    def _begin(self) -> None:
+        """Take the write lock. SQLite's own busy handler backs off to 100 ms: an app without pauses would starve it."""
+        deadline = time.monotonic() + self._settings.busy_timeout_s
+        self._connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            while True:
+                try:
+                    self._connection.execute("BEGIN IMMEDIATE")
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                        raise
+                    time.sleep(LOCK_RETRY_S)
+                else:
+                    return
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {int(self._settings.busy_timeout_s * 1000)}")
+
+    @contextmanager
+    def _silently(self) -> Iterator[None]:
+        """Part of a transaction in which no trigger runs: always so where they can be switched off."""
+        if self._switch is not None:
+            yield
+        else:
+            with dropped_triggers(self._connection):
+                yield
+
+    @contextmanager
+    def _heard_transaction(self) -> Iterator[None]:
+        """A write transaction in which triggers run, as in one of the app's."""
+        if self._switch is not None:
+            self._switch(self._connection, True)
+        try:
+            with self._transaction():
+                yield
+        finally:
+            if self._switch is not None:
+                self._switch(self._connection, False)
+
+
+@contextmanager
+def _sqlite_errors() -> Iterator[None]:
+    """sqlite3's errors as Tidewire's, which say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise from_sqlite(error) from error

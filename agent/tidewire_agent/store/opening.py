@@ -1,0 +1,58 @@
+"""Opening an app's database file, and making Tidewire's tables in it."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sqlite3
+from pathlib import Path
+
+from tidewire_agent.errors import DatabaseNotUsable, DeviceNeeded, OtherDevice
+from tidewire_agent.store.meta import SCHEMA_SQL, Meta
+
+
+def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
+    """A connection in WAL mode, set up for an agent.
+
+    Raises:
+        sqlite3.Error, DatabaseNotUsable: the file cannot be used.
+    """
+    connection = sqlite3.connect(
+        path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=512
+    )
+    try:
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise DatabaseNotUsable(
+                f"{path} cannot be put in WAL mode (it stays in {mode})",
+                hint="it must lie on a local disk and be writable",
+            )
+        connection.execute("PRAGMA synchronous = NORMAL")  # EdgeStore.harden makes it durable before it is sent
+        connection.execute("PRAGMA foreign_keys = OFF")  # the log holds the effects of foreign key actions already
+        connection.execute("PRAGMA ignore_check_constraints = ON")  # what was taken elsewhere must fit here too
+        connection.execute("PRAGMA recursive_triggers = OFF")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(connection: sqlite3.Connection, device: str | None) -> None:
+    """Make Tidewire's tables and the device's identity in one transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in SCHEMA_SQL.split(";\n"):
+            if statement.strip():
+                connection.execute(statement)
+        meta = Meta(connection)
+        known = meta.text("device")
+        if known is None:
+            if device is None:
+                raise DeviceNeeded("this database does not know its device name yet")
+            meta.set(device=device, incarnation=secrets.token_hex(16), next_batch=1, wanted=json.dumps([]))
+        elif device is not None and device != known:
+            raise OtherDevice(f"this database belongs to device {known!r}, not {device!r}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise

@@ -1,0 +1,229 @@
+"""The outbox: sealed batches, whose number, bytes and digest never change. Kept until the log has them, and a while."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+from typing import NamedTuple
+
+from tidewire_agent.errors import DatabaseNotUsable
+from tidewire_agent.store.meta import Meta
+from tidewire_schemas.codec import encode_batch, parse_batch
+from tidewire_schemas.digest import NO_DIGEST, message_digest
+from tidewire_schemas.messages import LastSealed
+
+
+class SealedBatch(NamedTuple):
+    """A batch in the outbox."""
+
+    batch: int
+    digest: str
+    payload: bytes
+    sealed_at: int
+
+
+class KeptBatch(NamedTuple):
+    """A line of `tidewire-agent log`."""
+
+    batch: int
+    digest: str
+    sealed_at: int
+    bytes: int
+    released: bool
+    """Whether the applied log includes it."""
+
+
+class Outbox:
+    """The `tidewire_batch` table, and the device's chain of batches.
+
+    Args:
+        path: the database file itself, not a link to it: its -wal lies beside it.
+        kept_batches_max, kept_bytes_max: released batches that are kept, for a hub that has lost its tail.
+    """
+
+    def __init__(
+        self, connection: sqlite3.Connection, meta: Meta, path: Path, *, kept_batches_max: int, kept_bytes_max: int
+    ) -> None:
+        self._connection = connection
+        self._meta = meta
+        self._path = path
+        self._kept_batches_max = kept_batches_max
+        self._kept_bytes_max = kept_bytes_max
+        self._volatile = True
+        """Whether a batch may be here that a power cut would take: also one that an earlier process sealed."""
+        self._named_wal = 0
+        """Inode of the -wal file whose name is known to be durable."""
+
+    # ── what is here ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def released(self) -> int:
+        """The highest own batch that the applied log includes."""
+        return self._meta.number("released")
+
+    @property
+    def last(self) -> LastSealed | None:
+        """The newest batch of this incarnation."""
+        number = self._meta.number("next_batch") - 1
+        digest = self._meta.text("last_digest")
+        return LastSealed(batch=number, digest=digest) if number > 0 and digest else None
+
+    @property
+    def oldest(self) -> int:
+        """The lowest number here, 0 when it is empty."""
+        row = self._connection.execute("SELECT min(batch) FROM tidewire_batch").fetchone()
+        return int(row[0] or 0)
+
+    def digest_of(self, number: int) -> str | None:
+        """The digest of a batch that is here."""
+        row = self._connection.execute("SELECT digest FROM tidewire_batch WHERE batch = ?", (number,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def waiting_payload(self, number: int, digest: str) -> bytes | None:
+        """The bytes of a batch that is not released, if its digest is this one."""
+        row = self._connection.execute(
+            "SELECT payload FROM tidewire_batch WHERE batch = ? AND digest = ? AND batch > ?",
+            (number, digest, self.released),
+        ).fetchone()
+        payload: bytes | None = row[0] if row else None
+        return payload
+
+    def newest(self, limit: int) -> list[KeptBatch]:
+        """What is here, the newest first."""
+        rows = self._connection.execute(
+            "SELECT batch, digest, sealed_at, bytes FROM tidewire_batch ORDER BY batch DESC LIMIT ?", (limit,)
+        ).fetchall()
+        released = self.released
+        return [KeptBatch(batch, digest, sealed_at, size, batch <= released) for batch, digest, sealed_at, size in rows]
+
+    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def next_batch(self, changes_json: bytes, now_ms: int) -> SealedBatch:
+        """The batch that these changes make, finished before the write lock is taken."""
+        number = max(1, self._meta.number("next_batch"))
+        return self._batch(
+            number, self._meta.text("incarnation") or "", self._meta.text("last_digest"), changes_json, now_ms
+        )
+
+    def append(self, batch: SealedBatch) -> None:
+        """In the caller's transaction: store the batch that `next_batch` gave."""
+        self._store(batch)
+        self._meta.set(next_batch=batch.batch + 1, last_digest=batch.digest)
+        self._volatile = True
+
+    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def after(self, number: int, *, count_max: int, bytes_max: int) -> list[SealedBatch]:
+        """Durable batches after this number, in order: at least one if there is one, within the limits."""
+        self.harden()
+        found: list[SealedBatch] = []
+        size = 0
+        rows = self._connection.execute(
+            """
+            SELECT batch, digest, payload, sealed_at, bytes FROM tidewire_batch
+            WHERE batch > ? ORDER BY batch LIMIT ?
+            """,
+            (number, count_max),
+        )
+        for batch, digest, payload, sealed_at, bytes_ in rows:
+            size += bytes_
+            if found and size > bytes_max:
+                break
+            found.append(SealedBatch(batch, digest, payload, sealed_at))
+        return found
+
+    def harden(self) -> None:
+        """Bring all commits to the disk, outside any lock: SQLite's own fsync would hold up the app.
+
+        `after` does it too, so that nothing can leave that is not durable.
+        """
+        if not self._volatile:
+            return
+        wal = self._path.with_name(self._path.name + "-wal")
+        try:
+            _sync(wal)
+            inode = wal.stat().st_ino
+            if inode != self._named_wal:  # a new file is durable once its name is
+                _sync(self._path.parent)
+                self._named_wal = inode
+        except FileNotFoundError:
+            pass  # checkpointed: SQLite has synced the database file
+        except OSError as error:
+            raise DatabaseNotUsable(f"fsync of {wal} failed: {error.strerror}") from error
+        self._volatile = False
+
+    def release(self, number: int) -> None:
+        """In the caller's transaction: the applied log includes batches up to this one."""
+        self._meta.set(released=number)
+
+    def prune(self) -> None:
+        """In the caller's transaction: forget the oldest released batches above the limits."""
+        kept = self._connection.execute(
+            "SELECT batch, bytes FROM tidewire_batch WHERE batch <= ? ORDER BY batch DESC", (self.released,)
+        ).fetchall()
+        size = 0
+        for place, (batch, size_of_batch) in enumerate(kept):
+            size += size_of_batch
+            if place >= self._kept_batches_max or size > self._kept_bytes_max:
+                self._connection.execute("DELETE FROM tidewire_batch WHERE batch <= ?", (batch,))
+                return
+
+    # ── another life ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def renumber(self, after: int) -> int:
+        """In the caller's transaction: begin a new incarnation, in which what follows a batch is numbered from 1.
+
+        Those that the applied log includes are never sent again. Returns how many numbers were dropped.
+        """
+        after = max(after, self.released)
+        incarnation = secrets.token_hex(16)
+        waiting = self._connection.execute(
+            "SELECT batch FROM tidewire_batch WHERE batch > ? ORDER BY batch", (after,)
+        ).fetchall()
+        self._connection.execute("DELETE FROM tidewire_batch WHERE batch <= ?", (after,))
+        digest: str | None = None
+        for number, (old,) in enumerate(waiting, start=1):
+            sealed_at, payload = self._connection.execute(
+                "SELECT sealed_at, payload FROM tidewire_batch WHERE batch = ?", (old,)
+            ).fetchone()
+            changes_json = parse_batch(payload, bytes_max=len(payload)).changes_json
+            batch = self._batch(number, incarnation, digest, changes_json, sealed_at)
+            self._connection.execute("DELETE FROM tidewire_batch WHERE batch = ?", (old,))
+            self._store(batch)
+            digest = batch.digest
+        self._meta.set(incarnation=incarnation, next_batch=len(waiting) + 1, released=0, last_digest=digest)
+        self._volatile = True
+        return after
+
+    def clear(self) -> None:
+        """In the caller's transaction: forget all batches, and begin a new incarnation."""
+        self._connection.execute("DELETE FROM tidewire_batch")
+        self._meta.set(incarnation=secrets.token_hex(16), next_batch=1, released=0, last_digest=None)
+
+    def _batch(
+        self, number: int, incarnation: str, prev_digest: str | None, changes_json: bytes, sealed_at: int
+    ) -> SealedBatch:
+        payload = encode_batch(
+            incarnation=incarnation,
+            batch=number,
+            prev_digest=prev_digest or NO_DIGEST,
+            sealed_at=sealed_at,
+            changes_json=changes_json,
+        )
+        return SealedBatch(number, message_digest(payload), payload, sealed_at)
+
+    def _store(self, batch: SealedBatch) -> None:
+        self._connection.execute(
+            "INSERT INTO tidewire_batch (batch, digest, sealed_at, bytes, payload) VALUES (?, ?, ?, ?, ?)",
+            (batch.batch, batch.digest, batch.sealed_at, len(batch.payload), batch.payload),
+        )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

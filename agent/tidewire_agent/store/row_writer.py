@@ -1,0 +1,281 @@
+"""Writing rows of the log into the app's tables, one by one, with care for what is local.
+
+A cell with a local change that the applied log does not include keeps its value (`pending`). Rows that clash on a
+constraint are taken out together and put in again, as two rows may have swapped a unique value; what cannot be applied
+even then is parked, and tried again when that may help.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from tidewire_agent.store import rows as rows_of
+from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
+from tidewire_agent.store.dead_letters import DeadLetters
+from tidewire_agent.store.parked import Parked, ParkedOp, ParkedRow
+from tidewire_agent.store.pending import NOTHING_PENDING, Overlay, Pending
+from tidewire_agent.store.row_change import RowChange, from_parked, overtaken_letter
+from tidewire_agent.store.seeds import Seeds
+from tidewire_schemas.messages import Entry
+from tidewire_schemas.names import fold
+from tidewire_schemas.values import Value, decode_row, encode
+
+UNKNOWN_COLUMN: Final = "unknown_column"
+CONSTRAINT: Final = "constraint"
+OVERLAID: Final = "overlaid"
+"""The whole row is pending locally, in no batch yet. Obsolete once the log has judged a batch with the row."""
+
+
+class RowWriter:
+    """Writes rows of entries. All methods belong to a transaction of the caller in which no trigger runs.
+
+    Args:
+        silently: gives a part of a transaction in which no trigger runs.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        catalogue: Catalogue,
+        silently: Transaction,
+        pending: Pending,
+        parked: Parked,
+        dead_letters: DeadLetters,
+        seeds: Seeds,
+    ) -> None:
+        self._connection = connection
+        self._catalogue = catalogue
+        self._silently = silently
+        self._pending = pending
+        self._parked = parked
+        self._dead_letters = dead_letters
+        self._seeds = seeds
+        self._retry_unknown = True
+        self.overlaid = False
+        """Whether anything is pending locally in the running transaction."""
+
+    def schema_changed(self) -> None:
+        """Parked cells of unknown columns may fit now."""
+        self._retry_unknown = True
+
+    def look_at_pending(self) -> None:
+        """Learn what is pending now, at the beginning of a transaction."""
+        self.overlaid = self._pending.anything()
+        if self.overlaid:
+            self._pending.cover()
+
+    def apply(self, changes: Iterable[RowChange]) -> None:
+        """Apply these rows, deletes before the others."""
+        clashing = [change for change in changes if not self._apply_row(change)]
+        if clashing:
+            self._apply_together(clashing)
+
+    def _apply_row(self, change: RowChange) -> bool:
+        """Apply one row under the overlay; False where it breaks a constraint."""
+        synced = change.synced
+        key = synced.table.key_bytes(change.key)
+        if synced.attached.has_originals:
+            self._take_over(change, key)
+        overlay = self._overlay(synced, key)
+        if overlay.whole:
+            if overlay.only_unsealed:
+                self._set_aside(change, key)
+            else:  # the log will judge the batch that holds the row, and that is what counts then
+                self._parked.drop(synced.attached.id, key)
+            return True
+        if change.op == "delete":
+            self._parked.drop(synced.attached.id, key)
+            self._keep_unsealed(change, overlay)
+            rows_of.delete(self._connection, synced.table, change.key)
+            return True
+        try:
+            self._write(change, key, overlay)
+        except sqlite3.IntegrityError:
+            return False
+        return True
+
+    def _write(self, change: RowChange, key: bytes, overlay: Overlay) -> None:
+        synced = change.synced
+        parked = self._parked.get(synced.attached.id, key)
+        columns, values = change.without(overlay)
+        width = len(synced.table.key)
+        if change.op == "set":
+            if parked is not None and parked.op == "put":
+                self._park(change, key, parked.reason)  # the row itself is not here yet
+                return
+            if len(columns) > width:
+                rows_of.set_cells(self._connection, synced.table, columns, values)
+        elif not overlay.columns:
+            rows_of.put(self._connection, synced.table, change.columns, change.values)
+        elif rows_of.fetch(self._connection, synced.table, change.key) is None:
+            # The row was deleted under the pending cells and is made anew: they keep their values all the same.
+            merged = change.named
+            merged.update(self._pending.cells(synced, key))
+            rows_of.put(self._connection, synced.table, tuple(merged), tuple(merged.values()))
+        else:
+            rows_of.respell(self._connection, synced.table, change.key)
+            if len(columns) > width:
+                rows_of.set_cells(self._connection, synced.table, columns, values)
+        self._settle(change, key)
+
+    def _settle(self, change: RowChange, key: bytes) -> None:
+        """A change is in the table: older parked ones of the row are obsolete, cells of unknown columns wait."""
+        table_id = change.synced.attached.id
+        if change.op != "set":
+            self._parked.drop(table_id, key)
+        elif (parked := self._parked.get(table_id, key)) is not None:
+            self._supersede(parked, change.columns)
+        if change.unknown:
+            width = len(change.synced.table.key)
+            of_key = {fold(n): encode(v) for n, v in zip(change.columns[:width], change.key, strict=True)}
+            cells = {**of_key, **change.unknown}
+            self._parked.fold(ParkedRow(table_id, key, "set", cells, UNKNOWN_COLUMN, change.seq))
+
+    def _apply_together(self, clashing: Sequence[RowChange]) -> None:
+        """Rows that clash one by one may fit together: take them all out, then put them in."""
+        before: list[tuple[Value, ...] | None] = []
+        for change in clashing:
+            before.append(rows_of.fetch(self._connection, change.synced.table, change.key))
+            rows_of.delete(self._connection, change.synced.table, change.key)
+        for change, row in zip(clashing, before, strict=True):
+            table = change.synced.table
+            key = table.key_bytes(change.key)
+            columns, values = change.without(self._overlay(change.synced, key))
+            if row is None and change.op == "set":
+                self._park(change, key, CONSTRAINT)
+                continue
+            merged = dict(zip(table.column_names, row, strict=True)) if row is not None else {}
+            merged.update(zip(columns, values, strict=True) if row is not None else change.named)
+            try:
+                rows_of.put(self._connection, table, tuple(merged), tuple(merged.values()))
+            except sqlite3.IntegrityError:
+                self._put_back(change, row)
+                self._park(change, key, CONSTRAINT)
+            else:
+                self._settle(change, key)
+
+    def _put_back(self, change: RowChange, row: tuple[Value, ...] | None) -> None:
+        if row is None:
+            return
+        try:
+            rows_of.put(self._connection, change.synced.table, change.synced.table.column_names, row)
+        except sqlite3.IntegrityError:
+            # Another row of this entry has taken its unique value: keep all its cells with the parked change.
+            table = change.synced.table
+            cells = {fold(n): encode(v) for n, v in zip(table.column_names, row, strict=True)}
+            key = table.key_bytes(change.key)
+            self._parked.fold(ParkedRow(change.synced.attached.id, key, "put", cells, CONSTRAINT, change.seq))
+
+    def _take_over(self, change: RowChange, key: bytes) -> None:
+        """The first time that the log speaks of a key: a row that was here and differs is kept as a dead letter."""
+        synced = change.synced
+        if self._seeds.is_original(synced, change.key) and not self._overlay(synced, key).whole:
+            local = rows_of.fetch(self._connection, synced.table, change.key)
+            if local is not None and (change.op == "delete" or change.differs_from(local)):
+                cells = {n: encode(v) for n, v in zip(synced.table.column_names, local, strict=True)}
+                detail = "the hub's row was taken when the table was attached"
+                self._dead_letters.add([overtaken_letter(change, "seed", cells, "row_known", detail)])
+        self._connection.execute(
+            "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", (synced.attached.id, key)
+        )
+
+    def _keep_unsealed(self, change: RowChange, overlay: Overlay) -> None:
+        """A delete wins over cells that were written here and not sealed: a letter tells of them, and no batch."""
+        table = change.synced.table
+        local = rows_of.fetch(self._connection, table, change.key) if overlay.unsealed else None
+        if local is None:
+            return
+        cells = {n: encode(v) for n, v in zip(table.column_names, local, strict=True) if fold(n) in overlay.unsealed}
+        self._dead_letters.add([overtaken_letter(change, "set", cells, "row_absent", "another device deleted the row")])
+        self._pending.drop_unsealed(change.synced, change.key)
+
+    def _overlay(self, synced: Synced, key: bytes) -> Overlay:
+        return self._pending.of(synced.attached.id, key) if self.overlaid else NOTHING_PENDING
+
+    def _set_aside(self, change: RowChange, key: bytes) -> None:
+        """The app may yet take back what it wrote over this row; then what the log says is applied after all."""
+        if change.op == "delete":
+            self._parked.drop(change.synced.attached.id, key)
+        else:
+            self._park(change, key, OVERLAID)
+
+    def sealed(self, nothing: Sequence[tuple[int, bytes]]) -> None:
+        """In the sealing transaction: local writes to these rows, by table id and key, came to nothing.
+
+        What was set aside under them is applied after all, and what clashed with them may fit now.
+        """
+        if self._parked.count == 0 or not nothing:
+            return
+        self._pending.forget()
+        self._pending.cover()
+        self.overlaid = True
+        with self._silently():
+            for parked in filter(None, (self._parked.get(*key) for key in nothing)):
+                synced = self._catalogue.by_id(parked.table_id)
+                if parked.reason != OVERLAID or synced is None or self._overlay(synced, parked.key).whole:
+                    continue
+                self._parked.drop(parked.table_id, parked.key)
+                change = from_parked(synced, parked)
+                if not self._apply_row(change):
+                    self._park(change, parked.key, CONSTRAINT)
+            self.retry_parked()
+
+    def _park(self, change: RowChange, key: bytes, reason: str) -> None:
+        op: ParkedOp = "set" if change.op == "set" else "put"
+        cells = {fold(name): encode(value) for name, value in change.named.items()}
+        self._parked.fold(
+            ParkedRow(change.synced.attached.id, key, op, {**cells, **change.unknown}, reason, change.seq)
+        )
+
+    def _supersede(self, parked: ParkedRow, columns: Sequence[str]) -> None:
+        """Parked cells that a later change has written are obsolete."""
+        synced = self._catalogue.by_id(parked.table_id)
+        width = len(synced.table.key) if synced else 0
+        written = {fold(name) for name in columns[width:]}
+        left = {name: value for name, value in parked.cells.items() if name not in written}
+        if left == parked.cells:
+            return
+        self._parked.drop(parked.table_id, parked.key)
+        if len(left) > width:
+            self._parked.fold(parked._replace(cells=left))
+
+    def retry_parked(self) -> None:
+        """Try what is parked again, where something may have changed."""
+        waiting = self._parked.of_reason(CONSTRAINT)
+        if self._retry_unknown:
+            waiting += self._parked.of_reason(UNKNOWN_COLUMN)
+            self._retry_unknown = False
+        changes = []
+        for parked in waiting:
+            synced = self._catalogue.by_id(parked.table_id)
+            change = None if synced is None else from_parked(synced, parked)
+            if change is not None and len(change.columns) == len(change.synced.table.key) and change.unknown:
+                continue  # none of its columns is here yet
+            self._parked.drop(parked.table_id, parked.key)
+            if change is not None:
+                changes.append(change)
+        # One that fits now may make room for another.
+        while len(clashing := [change for change in changes if not self._apply_row(change)]) < len(changes):
+            changes = clashing
+        self._apply_together(clashing)
+
+    def drop_older(self, entry: Entry) -> None:
+        """What is parked for a row is obsolete when an own entry, later in the log, has written the row."""
+        for run in entry.changes:
+            synced = self._catalogue.by_name(run.table)
+            if synced is None:
+                continue
+            for row in run.rows:
+                key = synced.table.key_bytes(tuple(decode_row(row[: run.key])))
+                parked = self._parked.get(synced.attached.id, key)
+                if parked is None:
+                    continue
+                if run.op != "set":
+                    self._parked.drop(synced.attached.id, key)
+                elif parked.op == "set":
+                    self._supersede(parked, run.columns)
+                else:
+                    cells = dict(zip(map(fold, run.columns[run.key :]), row[run.key :], strict=True))
+                    self._parked.fold(parked._replace(cells={**parked.cells, **cells}))

@@ -1,0 +1,378 @@
+"""Sealing: the change log and the rows it names become a batch, whose bytes never change again.
+
+Everything is read in one read snapshot and encoded before the write lock is taken; the write transaction then only
+stores the bytes and removes the log rows. It commits without fsync (synchronous=NORMAL); `EdgeStore.harden` brings it
+to the disk before anything is sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, count
+from typing import Any, Final, NamedTuple
+
+from pydantic_core import to_json
+
+from tidewire_agent.store import capture
+from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
+from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters, null_key
+from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.netchange import Change, LogRow, NetChange
+from tidewire_agent.store.outbox import Outbox
+from tidewire_agent.store.reading import fetch_all, snapshot
+from tidewire_agent.store.seeds import Seeds
+from tidewire_agent.store.sql import names, quote
+from tidewire_schemas.names import fold
+from tidewire_schemas.positions import Position
+from tidewire_schemas.values import encode_row
+
+logger = logging.getLogger(__name__)
+
+_PLAIN: Final = frozenset({int, str, float, type(None)})
+
+WireRun = dict[str, Any]
+
+
+class SealOutcome(NamedTuple):
+    """What a call of `Sealer.seal` did."""
+
+    batches: int
+    """How many batches it stored (0 or 1)."""
+    more: bool
+    """Whether there is more to seal now."""
+    lock_s: float
+    """Seconds for which it held the app's write lock."""
+    changes: int = 0
+    """About how many changes of the app it took."""
+
+
+class Draft(NamedTuple):
+    """A batch that is read and encoded, and not yet stored."""
+
+    runs: list[WireRun]
+    changes_json: bytes
+    first: int
+    """Lowest change id that it covers."""
+    cut: int
+    """Highest change id that it covers."""
+    dead: list[DeadLetter]
+    touched: list[tuple[int, bytes]]
+    """Keys, by table id and key bytes, of rows that are no longer only this device's own originals."""
+    nothing: list[tuple[int, bytes]]
+    """Keys of rows that were written and have no net change."""
+
+
+class Sealer:
+    """Makes batches of one database.
+
+    Args:
+        connection: the agent's connection, in autocommit mode.
+        transaction: gives a write transaction.
+        batch_bytes_max: a larger batch is split, and the log says so.
+        changes_max: change log rows taken into one batch.
+        sealed: told, in the storing transaction, of rows whose changes came to nothing.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        meta: Meta,
+        catalogue: Catalogue,
+        transaction: Transaction,
+        outbox: Outbox,
+        dead_letters: DeadLetters,
+        seeds: Seeds,
+        *,
+        batch_bytes_max: int,
+        changes_max: int,
+        sealed: Callable[[Sequence[tuple[int, bytes]]], None],
+    ) -> None:
+        self._connection = connection
+        self._meta = meta
+        self._catalogue = catalogue
+        self._transaction = transaction
+        self._outbox = outbox
+        self._dead_letters = dead_letters
+        self._seeds = seeds
+        self._batch_bytes_max = batch_bytes_max
+        self._changes_max = changes_max
+        self._sealed = sealed
+        connection.execute("CREATE TEMP TABLE tidewire_stays AS SELECT * FROM main.tidewire_change WHERE 0")
+
+    def seal(self, now_ms: int) -> SealOutcome:
+        """Seal what is committed now: the change log first, seeds when it is empty."""
+        limit = self._changes_max
+        while True:
+            draft = self._read(limit, now_ms)
+            if draft is None:
+                return self._seeds_as_batch(now_ms)
+            if len(draft.changes_json) <= self._batch_bytes_max:
+                break
+            covered = self._covered(draft.cut)
+            if covered == 1:
+                draft = self._too_large(draft, now_ms)
+                break
+            limit = max(1, covered // 2)
+            logger.warning(
+                "a transaction of more than batch_bytes_max=%d bytes is split into several batches",
+                self._batch_bytes_max,
+            )
+        changes = draft.cut - draft.first + 1
+        lock_s = self._store(draft, now_ms)
+        more = self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_change)").fetchone()[0]
+        return SealOutcome(
+            batches=1 if draft.runs else 0, more=bool(more) or self._seeds.waiting(), lock_s=lock_s, changes=changes
+        )
+
+    # ── read ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _read(self, limit: int, now_ms: int) -> Draft | None:
+        with snapshot(self._connection):
+            row = self._connection.execute(
+                "SELECT min(id), max(id) FROM (SELECT id FROM tidewire_change ORDER BY id LIMIT ?)", (limit,)
+            ).fetchone()
+            if row[0] is None:
+                return None
+            first, cut = int(row[0]), int(row[1])
+            base_of = self._bases(cut)
+            ties = count(1)
+            runs: list[WireRun] = []
+            dead: list[DeadLetter] = []
+            touched: list[tuple[int, bytes]] = []
+            nothing: list[tuple[int, bytes]] = []
+            tables = self._connection.execute(
+                "SELECT DISTINCT t FROM tidewire_change WHERE id <= ? ORDER BY t", (cut,)
+            ).fetchall()
+            for (table_id,) in tables:
+                synced = self._catalogue.by_id(table_id)
+                if synced is None:
+                    logger.warning("changes of a table that is not attached any more were set aside")
+                    continue
+                rows = self._joined(synced, cut)
+                fast = None if synced.attached.has_originals else _all_inserted(synced, rows, base_of)
+                if fast is not None:
+                    runs.append(fast)
+                    continue
+                changes = self._net_changes(synced, rows, base_of, lambda: next(ties), dead, nothing, now_ms)
+                runs.extend(self._runs(synced, changes, touched, nothing))
+            runs.sort(key=lambda run: run["op"] != "delete")
+            return Draft(runs, _encoded(runs), first, cut, dead, touched, nothing)
+
+    def _joined(self, synced: Synced, cut: int) -> list[tuple[Any, ...]]:
+        """(id, op, cols, key…, is there, columns…) for each change of the table."""
+        table = synced.table
+        width = len(table.key)
+        on = " AND ".join(f"r.{quote(column)} = c.k{i}" for i, column in enumerate(table.key))
+        statement = f"""
+            SELECT c.id, c.op, c.cols, {", ".join(f"c.k{i}" for i in range(width))},
+                   r.{quote(table.key[0])} IS NOT NULL, {names(table.column_names, "r")}
+            FROM tidewire_change AS c LEFT JOIN {quote(table.name)} AS r ON {on}
+            WHERE c.t = ? AND c.id <= ?
+            ORDER BY c.id
+        """
+        return fetch_all(self._connection, statement, (synced.attached.id, cut))
+
+    def _bases(self, cut: int) -> Callable[[int], Position]:
+        marks = self._connection.execute("SELECT id, epoch, seq FROM tidewire_mark ORDER BY id").fetchall()
+        checkpoint = self._meta.checkpoint
+        if not marks:
+            return lambda _id: checkpoint
+
+        def base_of(change_id: int) -> Position:
+            for mark_id, epoch, seq in marks:
+                if change_id <= mark_id:
+                    return Position(epoch, seq)
+            return checkpoint
+
+        return base_of
+
+    def _net_changes(
+        self,
+        synced: Synced,
+        rows: Sequence[tuple[Any, ...]],
+        base_of: Callable[[int], Position],
+        next_tie: Callable[[], int],
+        dead: list[DeadLetter],
+        nothing: list[tuple[int, bytes]],
+        now_ms: int,
+    ) -> list[Change]:
+        table = synced.table
+        width = len(table.key)
+        net = NetChange(table.key_bytes, next_tie)
+
+        def log_rows() -> Iterator[LogRow]:
+            for row in rows:
+                key = row[3 : 3 + width]
+                if None in key:
+                    dead.append(null_key(synced.table, key, {}, now_ms))
+                    continue
+                yield LogRow(
+                    id=row[0],
+                    op=row[1],
+                    changed=capture.mask_columns(row[2], synced.attached.columns),
+                    key=key,
+                    row=row[4 + width :] if row[3 + width] else None,
+                    base=base_of(row[0]),
+                )
+
+        net.feed(log_rows())
+        changes = net.changes()
+        nothing.extend((synced.attached.id, key) for key in net.nothing)
+        return changes
+
+    def _runs(
+        self,
+        synced: Synced,
+        changes: Sequence[Change],
+        touched: list[tuple[int, bytes]],
+        nothing: list[tuple[int, bytes]],
+    ) -> list[WireRun]:
+        """Changes grouped into runs of one operation, base and set of columns."""
+        table = synced.table
+        width = len(table.key)
+        order = table.column_names
+        grouped: dict[tuple[str, Position, tuple[int, ...]], WireRun] = {}
+        for change in changes:
+            op = change.op
+            if synced.attached.has_originals:
+                key = (synced.attached.id, table.key_bytes(change.key))
+                if op != "put" and self._seeds.is_original(synced, change.key):
+                    if change.row is None:  # it was here before and the hub never heard of it
+                        nothing.append(key)
+                        continue
+                    op = "seed"
+                touched.append(key)
+            if op == "set":
+                places = tuple(i for i, name in enumerate(order) if i < width or fold(name) in change.changed)
+            elif op == "delete":
+                places = tuple(range(width))
+            else:
+                places = tuple(range(len(order)))
+            if op == "set" and len(places) == width:
+                continue  # the changed columns are gone
+            run = grouped.get((op, change.base, places))
+            if run is None:
+                run = grouped[op, change.base, places] = _run(op, synced, change.base, [order[i] for i in places])
+                run["ties"] = []
+            row = change.key if change.row is None else change.row
+            run["rows"].append(encode_row(row if len(places) == len(row) else [row[i] for i in places]))
+            run["ties"].append(change.tie)
+        for run in grouped.values():
+            if not any(run["ties"]):
+                del run["ties"]
+        return list(grouped.values())
+
+    # ── store ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _store(self, draft: Draft, now_ms: int) -> float:
+        batch = self._outbox.next_batch(draft.changes_json, now_ms) if draft.runs else None
+        with self._transaction():
+            started = time.perf_counter()
+            if batch is not None:
+                self._outbox.append(batch)
+            if draft.touched:
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", draft.touched
+                )
+            self._dead_letters.add(draft.dead)
+            self._remove_changes(draft.cut)
+            self._sealed(draft.nothing)
+        return time.perf_counter() - started
+
+    def _remove_changes(self, cut: int) -> None:
+        """Without WHERE a table is emptied page by page, not row by row: so what is to stay is set aside, if little."""
+        oldest, newest = self._connection.execute("SELECT min(id), max(id) FROM tidewire_change").fetchone()
+        if newest == cut:
+            self._connection.execute("DELETE FROM tidewire_change")
+            self._connection.execute("DELETE FROM tidewire_mark")
+            self._meta.set(drained=self._meta.number("drained") + 1)  # ids begin anew
+            return
+        if newest - cut < (cut - oldest) // 4:
+            self._connection.execute(
+                "INSERT INTO temp.tidewire_stays SELECT * FROM main.tidewire_change WHERE id > ?", (cut,)
+            )
+            self._connection.execute("DELETE FROM main.tidewire_change")
+            self._connection.execute("INSERT INTO main.tidewire_change SELECT * FROM temp.tidewire_stays")
+            self._connection.execute("DELETE FROM temp.tidewire_stays")
+        else:
+            self._connection.execute("DELETE FROM tidewire_change WHERE id <= ?", (cut,))
+        self._connection.execute("DELETE FROM tidewire_mark WHERE id <= ?", (cut,))
+
+    def _covered(self, cut: int) -> int:
+        return int(self._connection.execute("SELECT count(*) FROM tidewire_change WHERE id <= ?", (cut,)).fetchone()[0])
+
+    def _too_large(self, draft: Draft, now_ms: int) -> Draft:
+        """One row that alone is above the limit: it cannot travel, and a person is told."""
+        dead = [
+            DeadLetter(
+                at=now_ms,
+                table=run["table"],
+                op=run["op"],
+                key=list(row[: run["key"]]),
+                cells={},
+                reason="row_too_large",
+                detail=f"{len(draft.changes_json)} bytes are above batch_bytes_max={self._batch_bytes_max}",
+            )
+            for run in draft.runs
+            for row in run["rows"]
+        ]
+        return Draft([], b"[]", draft.first, draft.cut, [*draft.dead, *dead], draft.touched, draft.nothing)
+
+    def _seeds_as_batch(self, now_ms: int) -> SealOutcome:
+        chunk = self._seeds.next_chunk(now_ms)
+        if chunk is None:
+            return SealOutcome(batches=0, more=False, lock_s=0.0)
+        batch = None
+        if chunk.rows:
+            run = _run("seed", chunk.synced, self._meta.checkpoint, list(chunk.synced.table.column_names))
+            run["rows"] = chunk.rows
+            batch = self._outbox.next_batch(to_json([run]), now_ms)
+        with self._transaction():
+            started = time.perf_counter()
+            if batch is not None:
+                self._outbox.append(batch)
+            self._dead_letters.add(chunk.dead)
+            self._seeds.offered(chunk)
+        lock_s = time.perf_counter() - started
+        return SealOutcome(batches=1 if chunk.rows else 0, more=True, lock_s=lock_s)
+
+
+def _run(op: str, synced: Synced, base: Position, columns: list[str]) -> WireRun:
+    return {
+        "op": op,
+        "table": synced.table.name,
+        "base": base,
+        "key": len(synced.table.key),
+        "columns": columns,
+        "rows": [],
+    }
+
+
+def _all_inserted(synced: Synced, rows: list[tuple[Any, ...]], base_of: Callable[[int], Position]) -> WireRun | None:
+    """The common case without looking at rows one by one: fresh inserts only, all still there, one base."""
+    width = len(synced.table.key)
+    base = base_of(rows[0][0])
+    if (
+        base_of(rows[-1][0]) != base
+        or any(row[1] != capture.INSERTED or not row[3 + width] for row in rows)
+        or len({row[3 : 3 + width] for row in rows}) != len(rows)
+    ):
+        return None
+    run = _run("put", synced, base, list(synced.table.column_names))
+    values = [row[4 + width :] for row in rows]
+    if not _PLAIN.issuperset(map(type, chain.from_iterable(values))):
+        values = [tuple(encode_row(row)) for row in values]
+    run["rows"] = values
+    return run
+
+
+def _encoded(runs: list[WireRun]) -> bytes:
+    encoded = to_json(runs)
+    if b"Infinity" in encoded:  # a row taken as plain holds ±inf (or a text says so)
+        for run in runs:
+            run["rows"] = [encode_row(row) for row in run["rows"]]
+        encoded = to_json(runs)
+    return encoded
