@@ -39,7 +39,6 @@ PURE: Final = (
     "tidewire_schemas.*",
     "tidewire_agent.session.*",
     "tidewire_agent.runtime.pace",
-    "tidewire_agent.store.netchange",
     "tidewire_hub.core",
     "tidewire_hub.actions",
     "tidewire_hub.commits",
