@@ -136,6 +136,8 @@ class Engine:
             settings.lock_share_max, settings.lock_burst_s, settings.lock_pause_max_s, self._loop.time()
         )
         self._rush_until = 0.0
+        self._app_wrote = False
+        """Since the last look."""
         self.lock_s = 0.0
         """How long sealing has held the app's write lock, all in all."""
 
@@ -150,7 +152,7 @@ class Engine:
         watch = CommitWatch(
             self._path,
             self._data_version,
-            self.wake,
+            self._on_commit,
             mode=self._settings.watch,
             poll_interval_s=self._settings.poll_interval_s,
             stat_interval_s=self._settings.stat_interval_s,
@@ -168,6 +170,11 @@ class Engine:
         finally:
             if self._timer is not None:
                 self._timer.cancel()
+
+    def _on_commit(self) -> None:
+        """The watch has seen a commit of another connection."""
+        self._app_wrote = True
+        self.wake()
 
     def wake(self) -> None:
         """Something was committed: look at the file."""
@@ -266,10 +273,11 @@ class Engine:
             await self._committed.wait()
             await asyncio.sleep(self._budget.wait_s(self._loop.time()))
             self._committed.clear()
+            app_wrote, self._app_wrote = self._app_wrote, False
             sealed = await self._patiently(lambda: self._database.run(filework.look, int(time.time() * 1000)))
             now = self._loop.time()
             self.lock_s += sealed.outcome.lock_s
-            if sealed.outcome.changes > RUSH_CHANGES_PER_S * max(now - looked_at, 0.1):
+            if app_wrote and sealed.outcome.changes > RUSH_CHANGES_PER_S * max(now - looked_at, 0.1):
                 self._rush_until = now + RUSH_S
             looked_at = now
             self._budget.spend(sealed.outcome.lock_s * (RUSH_WEIGHT if now < self._rush_until else 1), now)

@@ -22,6 +22,7 @@ from tidewire_agent.session.effects import (
     SendBatches,
     SendHello,
 )
+from tidewire_agent.session.pages import TAKEN_BYTES_MAX
 from tidewire_agent.session.session import Session, SessionLimits, Standing
 from tidewire_agent.session.states import TRANSITIONS, Cause, State
 from tidewire_agent.session.window import SentBatch
@@ -70,6 +71,11 @@ def page(prev: Position, count: int, *, epoch: int = EPOCH, log: str = LOG) -> P
         for i in range(count)
     ]
     return Page(v=1, type="page", log=log, prev=prev, entries=entries)
+
+
+def joined(first: Page, *others: Page) -> Page:
+    """Pages that follow each other, as one."""
+    return first.model_copy(update={"entries": [entry for one in (first, *others) for entry in one.entries]})
 
 
 def replay(of: Page, *, last: bool, boot: str = BOOT) -> Replay:
@@ -507,9 +513,8 @@ def test_replay_out_of_order_and_twice_is_put_in_order() -> None:
     made = behind(4)
     first, second = page(START, 2), page(at(2), 2)
     assert feed(made, replay(second, last=True)) == []
-    assert feed(made, replay(first, last=False)) == [ApplyPage(first)]
+    assert feed(made, replay(first, last=False)) == [ApplyPage(joined(first, second))]
     assert feed(made, replay(first, last=False)) == []
-    assert made.applied(at(2), 1.0) == [ApplyPage(second)]
     assert feed(made, replay(second, last=True)) == []
     assert made.applied(at(4), 1.0) == [PublishState(State.LIVE)]
 
@@ -537,8 +542,17 @@ def test_live_pages_wait_while_catching_up() -> None:
     third = page(at(2), 1)
     assert feed(made, third) == []
     first = page(START, 2)
-    assert feed(made, replay(first, last=True)) == [ApplyPage(first)]
-    assert made.applied(at(2), 0.0) == [ApplyPage(third), PublishState(State.LIVE)]
+    assert feed(made, replay(first, last=True)) == [ApplyPage(joined(first, third))]
+    assert made.applied(at(3), 0.0) == [PublishState(State.LIVE)]
+
+
+def test_pages_that_wait_are_applied_as_one_up_to_a_size() -> None:
+    made = behind(3)
+    pages = [page(START, 1), page(at(1), 1), page(at(2), 1)]
+    for one in reversed(pages):
+        effects = feed(made, replay(one, last=one is pages[2]), size=TAKEN_BYTES_MAX // 2)
+    assert effects == [ApplyPage(joined(*pages[:2]))]
+    assert made.applied(at(2), 0.0) == [ApplyPage(pages[2])]
 
 
 def test_replay_that_does_not_come_is_a_problem_and_begins_anew() -> None:
@@ -598,7 +612,7 @@ def test_a_gap_is_asked_for() -> None:
     second = page(at(1), 1)
     assert feed(made, second) == [PublishState(State.CATCHING_UP), RequestReplay(START, LIMITS.replay_pages)]
     first = page(START, 1)
-    assert feed(made, replay(first, last=False)) == [ApplyPage(first)]
+    assert feed(made, replay(first, last=False)) == [ApplyPage(joined(first, second))]
 
 
 def test_the_same_place_under_another_epoch_means_a_new_handshake() -> None:
@@ -662,8 +676,7 @@ def test_a_page_that_comes_before_the_welcome_is_kept() -> None:
     assert feed(made, second) == []
     made.welcomed(welcome(at(1)), {}, 0.0)
     first = page(START, 1)
-    feed(made, replay(first, last=True))
-    assert ApplyPage(second) in made.applied(at(1), 0.0)
+    assert ApplyPage(joined(first, second)) in feed(made, replay(first, last=True))
 
 
 def test_pages_that_wait_are_bounded() -> None:
