@@ -310,3 +310,42 @@ def test_renumbering_sends_nothing_again_that_the_applied_log_includes(fleet: Fl
     assert [batch.batch for batch in a.store.outbox(0, count_max=10, bytes_max=10**6)] == [1]
     fleet.sync()
     assert [row["body"] for row in fleet.stream.rows("notes")] == ["y"]
+
+
+def test_a_table_with_too_much_parked_falls_behind_and_is_taken_anew_once_it_fits(fleet: Fleet) -> None:
+    """Guarantee 12."""
+    a = fleet.edge("a", NOTES)
+    b = fleet.edge(
+        "b", f"{NOTES}; CREATE TABLE other (id INTEGER PRIMARY KEY)", settings=StoreSettings(parked_rows_max=3)
+    )
+    a.sql("INSERT INTO notes VALUES ('0', 'before')")
+    fleet.sync()
+    a.sql("ALTER TABLE notes ADD COLUMN extra TEXT; ALTER TABLE notes RENAME TO n; ALTER TABLE n RENAME TO notes")
+    for number in range(1, 6):
+        a.sql(f"INSERT INTO notes VALUES ('{number}', 'x', 'e{number}')")
+        fleet.push(a)
+    fleet.pull(b)
+    assert any("behind" in problem and "parked_rows_max=3" in problem for problem in b.store.problems())
+    b.sql("INSERT INTO notes VALUES ('b', 'still sent'); INSERT INTO other VALUES (1)")
+    fleet.sync()
+    assert a.rows("SELECT body FROM notes WHERE id = 'b'") == [("still sent",)]
+    b.sql("ALTER TABLE notes ADD COLUMN extra TEXT")
+    fleet.sync()
+    assert b.store.problems() == []
+    assert b.rows("SELECT id, extra FROM notes ORDER BY id") == a.rows("SELECT id, extra FROM notes ORDER BY id")
+    fleet.assert_equal()
+
+
+def test_attaching_a_table_that_is_behind_takes_it_anew(fleet: Fleet) -> None:
+    schema = "CREATE TABLE u (id INTEGER PRIMARY KEY, email TEXT UNIQUE)"
+    a, b = fleet.edge("a", schema), fleet.edge("b", schema, settings=StoreSettings(parked_rows_max=1))
+    b.sql("INSERT INTO u VALUES (101, 'x1'), (102, 'x2'), (103, 'x3')")
+    a.sql("INSERT INTO u VALUES (1, 'x1'), (2, 'x2'), (3, 'x3')")
+    fleet.push(a)
+    fleet.pull(b)
+    assert any("behind" in problem for problem in b.store.problems())
+    fleet.sync()
+    b.attach("u")
+    fleet.sync()
+    assert b.rows("SELECT id FROM u ORDER BY id") == [(1,), (2,), (3,)]
+    fleet.assert_equal()

@@ -267,7 +267,7 @@ class Applier:
         if synced is None:
             return None
         stands_at = synced.attached.cursor or self._meta.checkpoint
-        return synced if seq > stands_at.seq else None
+        return synced if seq > stands_at.seq and synced.attached.state != "behind" else None
 
     def _is_plain(self, synced: Synced, run: Run) -> bool:
         """Whether a run can be applied without looking at its rows one by one."""
@@ -319,7 +319,7 @@ class Applier:
         letters = []
         put_back: dict[tuple[int, bytes], RowChange] = {}
         for refusal in entry.refused:
-            synced = self._wanted(refusal.table, entry.seq)
+            synced = self._catalogue.by_name(refusal.table)
             key = tuple(decode_row(refusal.key))
             cells = mine.get((fold(refusal.table), refusal.op, json.dumps(refusal.key)), {})
             letters.append(refused_letter(entry, refusal, cells))

@@ -158,6 +158,9 @@ class Catalogue:
 
     def _attach_one(self, name: str) -> AttachReport:
         known = self.registry.by_name.get(fold(name))
+        if known is not None and known.state == "behind":
+            self._take_anew(known)
+            return AttachReport(known.name, attached=True, reason="taken anew")
         if known is not None and known.state != "missing":
             return AttachReport(known.name, attached=True, reason="attached already")
         try:
@@ -205,7 +208,21 @@ class Catalogue:
             self._capture_rebuilt(attached, table)
         elif table.column_names != attached.columns:
             self._capture_new_columns(attached, table)
+            if attached.state == "behind":
+                self._take_anew(attached)
         self._definitions[attached.id] = table
+
+    def _take_anew(self, attached: Attached) -> None:
+        """A table that fell behind follows the log again, from its start."""
+        behind = self._meta.checkpoint != START
+        self.registry.update(
+            attached.id,
+            state="synced" if attached.target is None else "taking",  # in which case there are rows to be offered
+            offered=None,
+            problem=None,
+            cursor_epoch=START.epoch if behind else None,
+            cursor_seq=START.seq if behind else None,
+        )
 
     def _mark_missing(self, attached: Attached, reason: str) -> None:
         moved = {on for _name, on in capture.installed(self._connection, attached.id)}

@@ -65,6 +65,9 @@ class StoreSettings(BaseModel):
     """Batches kept after the log has them, so that a hub which lost its tail can be healed."""
     kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024
     """Bytes of such batches."""
+    parked_rows_max: Annotated[int, Field(ge=1)] = 10_000
+    """Changes of the log that wait until they fit a table (a column is missing, a value clashes); above it the table
+    with most of them falls behind, which `status` says, and is taken anew when its schema changes or it is attached."""
     dead_letters_max: Annotated[int, Field(ge=1)] = 10_000
     """Dead letters kept; above it the oldest go, and `status` says how many went."""
     allow_unkept_unique: bool = False
@@ -125,6 +128,7 @@ class EdgeStore:
             self._parked,
             self._dead_letters,
             self._seeds,
+            parked_rows_max=settings.parked_rows_max,
         )
         self._applier = Applier(
             connection,

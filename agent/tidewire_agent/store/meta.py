@@ -13,7 +13,7 @@ from tidewire_schemas.positions import Position
 
 SCHEMA_SQL: Final = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
 
-TableState = Literal["taking", "offering", "synced", "missing"]
+TableState = Literal["taking", "offering", "synced", "behind", "missing"]
 
 
 class Meta:

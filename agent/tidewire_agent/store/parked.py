@@ -74,12 +74,21 @@ class Parked:
         """All that is parked."""
         return [] if self.count == 0 else [_parked(row) for row in self._connection.execute(_SELECT)]
 
-    def of_reason(self, reason: str) -> list[ParkedRow]:
-        """All that is parked for a reason, oldest first."""
+    def of_reason(self, reason: str, *, after: int, limit: int) -> list[ParkedRow]:
+        """What is parked for a reason since an entry, oldest first."""
         if self.count == 0:
             return []
-        rows = self._connection.execute(f"{_SELECT} WHERE reason = ? ORDER BY seq", (reason,)).fetchall()
+        rows = self._connection.execute(
+            f"{_SELECT} WHERE reason = ? AND seq > ? ORDER BY seq LIMIT ?", (reason, after, limit)
+        ).fetchall()
         return [_parked(row) for row in rows]
+
+    def fullest_table(self) -> int:
+        """The table of which most is parked."""
+        row = self._connection.execute(
+            "SELECT t FROM tidewire_parked GROUP BY t ORDER BY count(*) DESC LIMIT 1"
+        ).fetchone()
+        return int(row[0])
 
 
 _SELECT = "SELECT t, key, op, cells, reason, seq FROM tidewire_parked"

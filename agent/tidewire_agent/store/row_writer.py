@@ -24,6 +24,8 @@ from tidewire_schemas.values import Value, decode_row, encode
 
 UNKNOWN_COLUMN: Final = "unknown_column"
 CONSTRAINT: Final = "constraint"
+RETRIED_ROWS_MAX: Final = 500
+"""Clashing rows tried again at the end of one transaction: bounds how long that holds the app's write lock."""
 OVERLAID: Final = "overlaid"
 """The whole row is pending locally, in no batch yet. Obsolete once the log has judged a batch with the row."""
 
@@ -32,6 +34,7 @@ class RowWriter:
     """Writes rows of entries. All methods belong to a transaction of the caller in which no trigger runs.
 
     Args:
+        parked_rows_max: changes that may be parked; above it the table with most of them falls behind.
         silently: gives a part of a transaction in which no trigger runs.
     """
 
@@ -44,6 +47,8 @@ class RowWriter:
         parked: Parked,
         dead_letters: DeadLetters,
         seeds: Seeds,
+        *,
+        parked_rows_max: int,
     ) -> None:
         self._connection = connection
         self._catalogue = catalogue
@@ -52,7 +57,10 @@ class RowWriter:
         self._parked = parked
         self._dead_letters = dead_letters
         self._seeds = seeds
+        self._parked_rows_max = parked_rows_max
         self._retry_unknown = True
+        self._retried = 0
+        """The entry up to which clashing rows were tried again, when there are many."""
         self.overlaid = False
         """Whether anything is pending locally in the running transaction."""
 
@@ -243,9 +251,10 @@ class RowWriter:
 
     def retry_parked(self) -> None:
         """Try what is parked again, where something may have changed."""
-        waiting = self._parked.of_reason(CONSTRAINT)
+        waiting = self._parked.of_reason(CONSTRAINT, after=self._retried, limit=RETRIED_ROWS_MAX)
+        self._retried = waiting[-1].seq if len(waiting) == RETRIED_ROWS_MAX else 0
         if self._retry_unknown:
-            waiting += self._parked.of_reason(UNKNOWN_COLUMN)
+            waiting += self._parked.of_reason(UNKNOWN_COLUMN, after=0, limit=self._parked_rows_max)
             self._retry_unknown = False
         changes = []
         for parked in waiting:
@@ -260,6 +269,19 @@ class RowWriter:
         while len(clashing := [change for change in changes if not self._apply_row(change)]) < len(changes):
             changes = clashing
         self._apply_together(clashing)
+        while self._parked.count > self._parked_rows_max:
+            self._fall_behind(self._parked.fullest_table())
+
+    def _fall_behind(self, table_id: int) -> None:
+        """More is parked than may be: give the table up for now, to take it anew when its schema has changed."""
+        attached = self._catalogue.registry.by_id[table_id]
+        self._parked.drop_table(table_id)
+        self._catalogue.registry.update(
+            table_id,
+            state="behind",
+            problem=f"table {attached.name!r} is behind: more than parked_rows_max={self._parked_rows_max} changes of"
+            " other devices do not fit it; add the columns it lacks, or mend the rows that clash, then attach it again",
+        )
 
     def drop_older(self, entry: Entry) -> None:
         """What is parked for a row is obsolete when an own entry, later in the log, has written the row."""

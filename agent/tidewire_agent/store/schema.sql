@@ -11,7 +11,8 @@ CREATE TABLE IF NOT EXISTS tidewire_meta (
 
 -- The attached tables. `columns`: JSON list of the columns that the triggers know, whose places are the bits of a
 -- change's mask. `state`: taking (the hub's rows come first), offering (rows that were there before are sent as
--- seeds, up to key `offered`), synced, or missing (dropped or renamed; see `problem`). `cursor_*`: where a table that
+-- seeds, up to key `offered`), synced, behind (too much of the log could not be applied: it is taken anew later), or
+-- missing (dropped or renamed); `problem` says why. `cursor_*`: where a table that
 -- was attached later stands in the log, while that is behind the checkpoint. `target`: the hub's head at attach.
 -- `first_batch`: own batches before this one were sealed before it was attached and say nothing of its rows now.
 CREATE TABLE IF NOT EXISTS tidewire_table (

@@ -105,7 +105,7 @@ class Seeds:
         registry = self._catalogue.registry
         if chunk.last_key is None:
             self._connection.execute("DELETE FROM tidewire_touched WHERE t = ?", (table_id,))
-            registry.update(table_id, state="synced", offered=None)
+            registry.update(table_id, state="synced", offered=None, target=None)
         else:
             registry.update(table_id, offered=json.dumps([encode(value) for value in chunk.last_key]))
 
