@@ -27,9 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("tidewire")
     group.addoption(
         "--protocol",
-        choices=["both", *PROTOCOLS],
-        default="both",
-        help="the MQTT version that the integration tests with a broker run with (default: both)",
+        choices=["in turn", "both", *PROTOCOLS],
+        default="in turn",
+        help="MQTT version of the integration tests with a broker (default: half of them with each)",
     )
     group.addoption("--chaos-kills", type=int, default=6, help="how many processes test_chaos.py kills (default: 6)")
     group.addoption("--chaos-seed", type=int, default=None, help="the seed that test_chaos.py printed, to do it again")

@@ -1,9 +1,14 @@
-"""Every integration test that has a broker runs with MQTT 5 and with 3.1.1 (`--protocol`: with one of them)."""
+"""Integration tests that have a broker run with MQTT 5 and with 3.1.1.
+
+`--protocol both` runs each with both. Unless told, a test runs with one of them, taken in turn, to save time; with both
+where a module is marked `both_protocols`, as what it tests depends on the version.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from zlib import crc32
 
 import pytest
 
@@ -16,8 +21,16 @@ BROKERS_WORD: dict[str, Protocol] = {"5": "5", "2": "3.1.1"}
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "protocol" in metafunc.fixturenames:
-        chosen = metafunc.config.getoption("--protocol")
-        metafunc.parametrize("protocol", PROTOCOLS if chosen == "both" else [chosen], indirect=True)
+        metafunc.parametrize("protocol", _protocols(metafunc), indirect=True)
+
+
+def _protocols(metafunc: pytest.Metafunc) -> Sequence[str]:
+    chosen: str = metafunc.config.getoption("--protocol")
+    if chosen == "both" or (chosen == "in turn" and metafunc.definition.get_closest_marker("both_protocols")):
+        return PROTOCOLS
+    if chosen == "in turn":
+        return [PROTOCOLS[crc32(metafunc.definition.nodeid.encode()) % len(PROTOCOLS)]]
+    return [chosen]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from support.broker import Mosquitto
 from support.hub_process import HubProcess
 from support.waiting import wait_for
 
-pytestmark = pytest.mark.usefixtures("protocol")
+pytestmark = [pytest.mark.both_protocols, pytest.mark.usefixtures("protocol")]
 
 PASSWORDS = {"till-a": "secret-a", "hub": "secret-h"}
 HUB_RULES = """

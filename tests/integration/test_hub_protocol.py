@@ -19,6 +19,8 @@ from tidewire_schemas.digest import message_digest
 from tidewire_schemas.messages import Ack, FreshAnswer, FreshRequest, HubState, Replay, ReplayRequest
 from tidewire_schemas.positions import START, Position
 
+pytestmark = pytest.mark.both_protocols
+
 
 @pytest.fixture
 def hub(broker: Mosquitto, tmp_path: Path, protocol: Protocol) -> Iterator[HubProcess]:
