@@ -349,3 +349,21 @@ def test_attaching_a_table_that_is_behind_takes_it_anew(fleet: Fleet) -> None:
     fleet.sync()
     assert b.rows("SELECT id FROM u ORDER BY id") == [(1,), (2,), (3,)]
     fleet.assert_equal()
+
+
+def test_dropping_a_column_is_refused_by_sqlite_until_the_table_is_detached(fleet: Fleet) -> None:
+    schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, keep TEXT, goes TEXT)"
+    a, b = fleet.edge("a", schema), fleet.edge("b", schema)
+    a.sql("INSERT INTO t VALUES (1, 'x', 'y')")
+    fleet.sync()
+    with pytest.raises(sqlite3.OperationalError, match="tidewire"):
+        a.sql("ALTER TABLE t DROP COLUMN goes")
+    a.store.detach_table("t")
+    a.sql("ALTER TABLE t DROP COLUMN goes")
+    a.attach("t")
+    fleet.hello(a)
+    a.sql("UPDATE t SET keep = 'z'")
+    b.sql("UPDATE t SET goes = 'still here'")
+    fleet.sync()
+    assert a.rows("SELECT * FROM t") == [(1, "z")]
+    assert b.rows("SELECT * FROM t") == [(1, "z", "still here")]
