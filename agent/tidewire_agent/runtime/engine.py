@@ -67,8 +67,15 @@ RUSH_CHANGES_PER_S: Final = 1000
 RUSH_S: Final = 1.0
 RUSH_WEIGHT: Final = 4
 """An app that has just written so many rows in a second tries to commit all the time: each moment of a locked database
-stops it. For a second, lock time counts that many times, and that of applying counts as well: it is taken more rarely,
-for more at once. At other times entries are applied as they come."""
+stops it. For a second, lock time counts that many times, and sealing and applying share what there is: the lock is
+taken more rarely, for more at once."""
+
+APP_ACTIVE_S: Final = 0.25
+"""For so long after a commit of an app, applying keeps to a share of lock time too; else pages are applied as they
+come."""
+
+APPLY_PAUSE_MAX_S: Final = 0.1
+"""A device that catches up while its app writes still gets ahead: ten times in a second by all pages that wait."""
 
 _log = logging.getLogger("tidewire.agent")
 
@@ -135,7 +142,11 @@ class Engine:
         self._budget = LockBudget(
             settings.lock_share_max, settings.lock_burst_s, settings.lock_pause_max_s, self._loop.time()
         )
+        self._apply_budget = LockBudget(
+            settings.lock_share_max, settings.lock_burst_s, APPLY_PAUSE_MAX_S, self._loop.time()
+        )
         self._rush_until = 0.0
+        self._app_wrote_at = -inf
         self._app_wrote = False
         """Since the last look."""
         self.lock_s = 0.0
@@ -174,6 +185,7 @@ class Engine:
     def _on_commit(self) -> None:
         """The watch has seen a commit of another connection."""
         self._app_wrote = True
+        self._app_wrote_at = self._loop.time()
         self.wake()
 
     def wake(self) -> None:
@@ -309,14 +321,15 @@ class Engine:
             self._on_change(False)
 
     async def _apply(self, page: Page) -> None:
-        if self._loop.time() < self._rush_until:
-            await asyncio.sleep(self._budget.wait_s(self._loop.time()))
+        budget, weight = self._budget_of_applying()
+        if budget is not None:
+            await asyncio.sleep(budget.wait_s(self._loop.time()))
         try:
             applied, position, shapes_changed = await self._patiently(
                 partial(self._database.run, filework.apply_page, page)
             )
-            if (now := self._loop.time()) < self._rush_until:
-                self._budget.spend(applied.lock_s * RUSH_WEIGHT, now)
+            if budget is not None:
+                budget.spend(applied.lock_s * weight, self._loop.time())
             self._troubles.clear("log_diverged")
             if shapes_changed:
                 await self._say_tables()
@@ -332,6 +345,13 @@ class Engine:
             position = self.session.position
         self._perform(self.session.applied(position, self._loop.time()))
         self.wake()  # seeds, once a table has been brought up
+
+    def _budget_of_applying(self) -> tuple[LockBudget | None, int]:
+        """What applying a page may cost the app just now: nothing to save where no app writes."""
+        now = self._loop.time()
+        if now < self._rush_until:
+            return self._budget, RUSH_WEIGHT
+        return (self._apply_budget if now < self._app_wrote_at + APP_ACTIVE_S else None), 1
 
     async def _say_tables(self) -> None:
         problems = await self._database.run(EdgeStore.problems)
