@@ -367,3 +367,81 @@ def test_dropping_a_column_is_refused_by_sqlite_until_the_table_is_detached(flee
     fleet.sync()
     assert a.rows("SELECT * FROM t") == [(1, "z")]
     assert b.rows("SELECT * FROM t") == [(1, "z", "still here")]
+
+
+def test_a_row_too_large_to_send_stays_and_goes_whole_once_it_fits(fleet: Fleet) -> None:
+    small = StoreSettings(batch_bytes_max=2048)
+    a, b = fleet.edge("a", NOTES, settings=small), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('big', hex(zeroblob(4000)))")
+    fleet.sync()
+    assert a.dead() == [("notes", "row_too_large", ("big",))]
+    a.sql("ALTER TABLE notes ADD COLUMN stars INTEGER")
+    a.sql("UPDATE notes SET stars = 1")
+    fleet.sync()
+    assert a.rows("SELECT length(body), stars FROM notes") == [(8000, 1)]
+    assert b.rows("SELECT count(*) FROM notes") == [(0,)]
+    a.sql("UPDATE notes SET body = 'short'")
+    fleet.sync()
+    assert b.rows("SELECT id, body FROM notes") == [("big", "short")]
+
+
+def test_an_old_row_too_large_to_offer_holds_up_no_other(fleet: Fleet) -> None:
+    """Guarantee 10."""
+    small = StoreSettings(batch_bytes_max=2048, seed_chunk_bytes=1024)
+    rows = "INSERT INTO notes VALUES ('1', 'x'), ('2', hex(zeroblob(4000))), ('3', 'y')"
+    a, b = fleet.edge("a", NOTES, rows=rows, settings=small), fleet.edge("b", NOTES)
+    fleet.sync()
+    assert b.rows("SELECT id FROM notes ORDER BY id") == [("1",), ("3",)]
+    assert a.dead() == [("notes", "row_too_large", ("2",))]
+
+
+def test_inserts_into_a_table_that_is_being_taken_over_are_judged_as_made_in_ignorance(fleet: Fleet) -> None:
+    schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); CREATE TABLE other (id INTEGER PRIMARY KEY)"
+    a, b = fleet.edge("a", schema), fleet.edge("b", schema, tables=["other"])
+    a.sql("INSERT INTO t VALUES (1, 'from a'); INSERT INTO other VALUES (1)")
+    fleet.sync()
+    b.attach("t")
+    fleet.hello(b)
+    b.sql("INSERT INTO t VALUES (1, 'from b')")
+    b.seal()
+    fleet.sync()
+    assert a.rows("SELECT v FROM t") == b.rows("SELECT v FROM t") == [("from a",)]
+    assert b.dead() == [("t", "key_taken", (1,))]
+    fleet.assert_equal()
+
+
+def test_a_table_that_went_and_came_back_is_synced_again(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES, tables=["notes"]), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x')")
+    fleet.sync()
+    a.sql(
+        """
+        CREATE TABLE n (id TEXT PRIMARY KEY, body TEXT);
+        INSERT INTO n SELECT id, 'rebuilt' FROM notes;
+        DROP TABLE notes;
+        """
+    )
+    a.store.refresh()
+    assert a.store.problems() != []
+    a.sql("ALTER TABLE n RENAME TO notes")
+    fleet.sync()
+    a.sql("INSERT INTO notes VALUES ('2', 'y')")
+    fleet.sync()
+    assert a.store.problems() == []
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [("1", "rebuilt"), ("2", "y")]
+    fleet.assert_equal()
+
+
+def test_cells_of_old_rows_that_the_log_does_not_speak_of_are_sent(fleet: Fleet) -> None:
+    a = fleet.edge("a", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", rows="INSERT INTO t VALUES (1, 'x')")
+    fleet.sync()
+    b = fleet.edge(
+        "b",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, c TEXT)",
+        rows="INSERT INTO t VALUES (1, 'x', 'only here')",
+    )
+    fleet.sync()
+    (row,) = fleet.stream.rows("t")
+    assert row == {"id": 1, "v": "x", "c": "only here"}
+    fleet.assert_equal(edges=[b])
+    assert a.rows("SELECT * FROM t") == [(1, "x")]

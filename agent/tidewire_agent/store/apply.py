@@ -144,9 +144,7 @@ class Applier:
                     self._rows.retry_parked()
                     self._move_to(piece[-1].position, released)
             except BaseException:
-                self._parked.recount()
                 self._pending.forget()
-                self._catalogue.registry.reload()
                 raise
             lock_s += time.perf_counter() - locked_at
         return Applied(self.replay_from, len(waiting), released, refused, self._parked.count, lock_s)
@@ -175,7 +173,7 @@ class Applier:
             for run in entry.changes:
                 yield from (decode(row[0]) for row in run.rows)
             yield from (decode(refusal.key[0]) for refusal in entry.refused if refusal.key)
-        for parked in self._parked.all():
+        for parked in self._rows.to_retry():
             synced = self._catalogue.by_id(parked.table_id)
             if synced is not None:
                 yield decode(parked.cells[fold(synced.table.key[0])])
@@ -323,7 +321,9 @@ class Applier:
             key = tuple(decode_row(refusal.key))
             cells = mine.get((fold(refusal.table), refusal.op, json.dumps(refusal.key)), {})
             letters.append(refused_letter(entry, refusal, cells))
-            if synced is not None and refusal.reason not in ("unknown_table", "wrong_key"):
+            if synced is None or (self._is_own(entry) and synced.attached.first_batch > entry.batch):
+                continue  # attached anew since: its rows are offered again
+            if refusal.reason not in ("unknown_table", "wrong_key"):
                 change = hub_row(synced, refusal, key, entry.seq)
                 put_back[synced.attached.id, synced.table.key_bytes(key)] = change
         self._dead_letters.add(letters)

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from tidewire_agent.errors import TableNotSyncable
 from tidewire_agent.store import capture
-from tidewire_agent.store.meta import Attached, Meta, Registry
+from tidewire_agent.store.meta import Attached, Meta, Registry, trim_marks
 from tidewire_agent.store.sql import names, placeholders, quote
 from tidewire_agent.store.tables import KV_TABLE, Table, read_table, user_tables
 from tidewire_schemas.names import fold
@@ -122,6 +122,7 @@ class Catalogue:
                 "DELETE FROM tidewire_table WHERE id = ?",
             ):
                 self._connection.execute(statement, (attached.id,))
+            trim_marks(self._connection, self._meta)
             self._meta.set(
                 wanted=json.dumps([other for other in self._wanted() if fold(other) != fold(name)]),
                 unwanted=json.dumps(sorted({*self._unwanted(), fold(name)})),
@@ -180,7 +181,7 @@ class Catalogue:
             (
                 table.name,
                 json.dumps(table.column_names),
-                "taking" if has_rows else "synced",
+                "taking" if has_rows or behind else "synced",
                 max(1, self._meta.number("next_batch")),
                 START.epoch if behind else None,
                 START.seq if behind else None,
@@ -192,12 +193,14 @@ class Catalogue:
         return AttachReport(table.name, attached=True, reason="attached")
 
     def _refresh_one(self, attached: Attached) -> None:
-        if attached.state == "missing":
+        wanted = {fold(name) for name in self._wanted()}
+        if attached.state == "missing" and not wanted & {fold(attached.name), ALL_TABLES}:
             return
         try:
             table = self._read(attached.name)
         except TableNotSyncable as error:
-            self._mark_missing(attached, str(error))
+            if attached.state != "missing":
+                self._mark_missing(attached, str(error))
             return
         triggers = capture.installed(self._connection, attached.id)
         if triggers and any(fold(on) != fold(table.name) for _name, on in triggers):
@@ -242,6 +245,9 @@ class Catalogue:
         cursor = None if self._meta.checkpoint == START else START
         self.registry.update(
             attached.id,
+            state="synced" if attached.state == "missing" else attached.state,
+            problem=None,
+            first_batch=max(1, self._meta.number("next_batch")),  # earlier batches do not tell what the rebuild did
             columns=json.dumps(columns),
             cursor_epoch=cursor.epoch if cursor else None,
             cursor_seq=cursor.seq if cursor else None,

@@ -471,6 +471,9 @@ class EdgeStore:
             self._connection.execute("COMMIT")
         except BaseException:
             self._connection.rollback()
+            # What memory holds of the tables may be ahead of what they say again now.
+            self._catalogue.registry.reload()
+            self._parked.recount()
             raise
 
     def _begin(self) -> None:

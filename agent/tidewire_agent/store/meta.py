@@ -57,6 +57,24 @@ class Meta:
         return value
 
 
+def trim_marks(connection: sqlite3.Connection, meta: Meta) -> None:
+    """In the caller's transaction, after changes were removed: new ids begin after the highest that is left.
+
+    A mark above it would give its position to changes that are made later.
+    """
+    newest = connection.execute("SELECT max(id) FROM tidewire_change").fetchone()[0]
+    if newest is None:
+        connection.execute("DELETE FROM tidewire_mark")
+        meta.set(drained=meta.number("drained") + 1)
+        return
+    above = connection.execute(
+        "SELECT epoch, seq FROM tidewire_mark WHERE id >= ? ORDER BY id LIMIT 1", (newest,)
+    ).fetchone()
+    if above is not None:
+        connection.execute("DELETE FROM tidewire_mark WHERE id >= ?", (newest,))
+        connection.execute("INSERT INTO tidewire_mark (id, epoch, seq) VALUES (?, ?, ?)", (newest, *above))
+
+
 @dataclass(frozen=True)
 class Attached:
     """One row of `tidewire_table`."""

@@ -70,10 +70,6 @@ class Parked:
         """Nothing is parked for this table any more."""
         self.count -= self._connection.execute("DELETE FROM tidewire_parked WHERE t = ?", (table_id,)).rowcount
 
-    def all(self) -> list[ParkedRow]:
-        """All that is parked."""
-        return [] if self.count == 0 else [_parked(row) for row in self._connection.execute(_SELECT)]
-
     def of_reason(self, reason: str, *, after: int, limit: int) -> list[ParkedRow]:
         """What is parked for a reason since an entry, oldest first."""
         if self.count == 0:

@@ -16,7 +16,7 @@ from typing import Final, Literal, NamedTuple
 
 from tidewire_agent.store import capture
 from tidewire_agent.store.catalogue import Catalogue, Synced
-from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.meta import Meta, trim_marks
 from tidewire_agent.store.reading import fetch_all
 from tidewire_agent.store.rows import key_is
 from tidewire_agent.store.sql import quote
@@ -170,6 +170,7 @@ class Pending:
             "DELETE FROM temp.tidewire_pending WHERE t = ? AND key = ? AND batch = ?",
             (synced.attached.id, synced.table.key_bytes(key), _UNSEALED),
         )
+        trim_marks(self._connection, self._meta)
 
     def forget(self) -> None:
         """Index anew at the next call: batches were renumbered, or tables attached or changed."""

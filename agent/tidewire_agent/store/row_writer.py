@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from tidewire_agent.store import capture
 from tidewire_agent.store import rows as rows_of
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.dead_letters import DeadLetters
@@ -18,6 +19,7 @@ from tidewire_agent.store.parked import Parked, ParkedOp, ParkedRow
 from tidewire_agent.store.pending import NOTHING_PENDING, Overlay, Pending
 from tidewire_agent.store.row_change import RowChange, from_parked, overtaken_letter
 from tidewire_agent.store.seeds import Seeds
+from tidewire_agent.store.sql import names, quote
 from tidewire_schemas.messages import Entry
 from tidewire_schemas.names import fold
 from tidewire_schemas.values import Value, decode_row, encode
@@ -185,8 +187,34 @@ class RowWriter:
                 cells = {n: encode(v) for n, v in zip(synced.table.column_names, local, strict=True)}
                 detail = "the hub's row was taken when the table was attached"
                 self._dead_letters.add([overtaken_letter(change, "seed", cells, "row_known", detail)])
+            if local is not None and change.op != "delete":
+                self._offer_unnamed(change, local)
         self._connection.execute(
             "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", (synced.attached.id, key)
+        )
+
+    def _offer_unnamed(self, change: RowChange, local: tuple[Value, ...]) -> None:
+        """Cells of a row that was here, in columns that the log does not speak of: they are sent as a change."""
+        synced = change.synced
+        named = {fold(name) for name in change.columns}
+        columns = synced.attached.columns
+        values = {fold(n): v for n, v in zip(synced.table.column_names, local, strict=True)}
+        places = [
+            place
+            for place, name in enumerate(columns)
+            if fold(name) in values and fold(name) not in named and values[fold(name)] is not None
+        ]
+        if not places:
+            return
+        # As a trigger would have written it: the key natively, from the row itself.
+        where, bound = rows_of.key_is(synced.table.key, change.key)
+        key_columns = ", ".join(f"k{place}" for place in range(len(change.key)))
+        self._connection.execute(
+            f"""
+            INSERT INTO tidewire_change (t, op, cols, {key_columns})
+            SELECT ?, ?, ?, {names(synced.table.key)} FROM {quote(synced.table.name)} WHERE {where}
+            """,
+            [synced.attached.id, capture.UPDATED, capture.full_mask(places, len(columns)), *bound],
         )
 
     def _keep_unsealed(self, change: RowChange, overlay: Overlay) -> None:
@@ -249,13 +277,19 @@ class RowWriter:
         if len(left) > width:
             self._parked.fold(parked._replace(cells=left))
 
-    def retry_parked(self) -> None:
-        """Try what is parked again, where something may have changed."""
+    def to_retry(self) -> list[ParkedRow]:
+        """What `retry_parked` would try now."""
         waiting = self._parked.of_reason(CONSTRAINT, after=self._retried, limit=RETRIED_ROWS_MAX)
-        self._retried = waiting[-1].seq if len(waiting) == RETRIED_ROWS_MAX else 0
         if self._retry_unknown:
             waiting += self._parked.of_reason(UNKNOWN_COLUMN, after=0, limit=self._parked_rows_max)
-            self._retry_unknown = False
+        return waiting
+
+    def retry_parked(self) -> None:
+        """Try what is parked again, where something may have changed."""
+        waiting = self.to_retry()
+        clashing = [parked for parked in waiting if parked.reason == CONSTRAINT]
+        self._retried = clashing[-1].seq if len(clashing) == RETRIED_ROWS_MAX else 0
+        self._retry_unknown = False
         changes = []
         for parked in waiting:
             synced = self._catalogue.by_id(parked.table_id)
@@ -266,9 +300,9 @@ class RowWriter:
             if change is not None:
                 changes.append(change)
         # One that fits now may make room for another.
-        while len(clashing := [change for change in changes if not self._apply_row(change)]) < len(changes):
-            changes = clashing
-        self._apply_together(clashing)
+        while len(left := [change for change in changes if not self._apply_row(change)]) < len(changes):
+            changes = left
+        self._apply_together(left)
         while self._parked.count > self._parked_rows_max:
             self._fall_behind(self._parked.fullest_table())
 

@@ -61,6 +61,13 @@ CREATE TABLE IF NOT EXISTS tidewire_touched (
     PRIMARY KEY (t, key)
 ) WITHOUT ROWID;
 
+-- Rows of which a change was too large to be sent: the next change of such a row sends the whole row.
+CREATE TABLE IF NOT EXISTS tidewire_unsent (
+    t   INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    PRIMARY KEY (t, key)
+) WITHOUT ROWID;
+
 -- Changes of the log that could not be applied yet: `cells` is a JSON object of column and value, `op` put or set.
 CREATE TABLE IF NOT EXISTS tidewire_parked (
     t      INTEGER NOT NULL,

@@ -26,8 +26,8 @@ from tidewire_agent.store.reading import fetch_all, snapshot
 from tidewire_agent.store.seeds import Seeds
 from tidewire_agent.store.sql import names, quote
 from tidewire_schemas.names import fold
-from tidewire_schemas.positions import Position
-from tidewire_schemas.values import encode_row
+from tidewire_schemas.positions import START, Position
+from tidewire_schemas.values import decode_row, encode_row
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,10 @@ class Draft(NamedTuple):
     """Keys, by table id and key bytes, of rows that are no longer only this device's own originals."""
     nothing: list[tuple[int, bytes]]
     """Keys of rows that were written and have no net change."""
+    whole: list[tuple[int, bytes]]
+    """Keys of rows whose earlier change was too large, and which are sent whole with this batch."""
+    too_large: Sequence[tuple[WireRun, Sequence[Any]]] = ()
+    """Rows that cannot be sent."""
 
 
 class Sealer:
@@ -121,6 +125,12 @@ class Sealer:
                 self._batch_bytes_max,
             )
         changes = draft.cut - draft.first + 1
+        if changes >= self._changes_max:
+            logger.warning(
+                "more than changes_per_batch_max=%d changes wait: they are sent as several batches, which may part a"
+                " transaction",
+                self._changes_max,
+            )
         lock_s = self._store(draft, now_ms)
         more = self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_change)").fetchone()[0]
         return SealOutcome(
@@ -143,6 +153,8 @@ class Sealer:
             dead: list[DeadLetter] = []
             touched: list[tuple[int, bytes]] = []
             nothing: list[tuple[int, bytes]] = []
+            whole: list[tuple[int, bytes]] = []
+            unsent = set(self._connection.execute("SELECT t, key FROM tidewire_unsent"))
             tables = self._connection.execute(
                 "SELECT DISTINCT t FROM tidewire_change WHERE id <= ? ORDER BY t", (cut,)
             ).fetchall()
@@ -157,9 +169,9 @@ class Sealer:
                     runs.append(fast)
                     continue
                 changes = self._net_changes(synced, rows, base_of, lambda: next(ties), dead, nothing, now_ms)
-                runs.extend(self._runs(synced, changes, touched, nothing))
+                runs.extend(self._runs(synced, changes, touched, nothing, unsent, whole))
             runs.sort(key=lambda run: run["op"] != "delete")
-            return Draft(runs, _encoded(runs), first, cut, dead, touched, nothing)
+            return Draft(runs, _encoded(runs), first, cut, dead, touched, nothing, whole)
 
     def _joined(self, synced: Synced, cut: int) -> list[tuple[Any, ...]]:
         """(id, op, cols, key…, is there, columns…) for each change of the table."""
@@ -229,6 +241,8 @@ class Sealer:
         changes: Sequence[Change],
         touched: list[tuple[int, bytes]],
         nothing: list[tuple[int, bytes]],
+        unsent: set[tuple[int, bytes]],
+        whole: list[tuple[int, bytes]],
     ) -> list[WireRun]:
         """Changes grouped into runs of one operation, base and set of columns."""
         table = synced.table
@@ -245,6 +259,10 @@ class Sealer:
                         continue
                     op = "seed"
                 touched.append(key)
+            if unsent and (key := (synced.attached.id, table.key_bytes(change.key))) in unsent:
+                op = "put" if op == "set" else op
+                whole.append(key)
+            base = _base_of(synced, change)
             if op == "set":
                 places = tuple(i for i, name in enumerate(order) if i < width or fold(name) in change.changed)
             elif op == "delete":
@@ -253,9 +271,9 @@ class Sealer:
                 places = tuple(range(len(order)))
             if op == "set" and len(places) == width:
                 continue  # the changed columns are gone
-            run = grouped.get((op, change.base, places))
+            run = grouped.get((op, base, places))
             if run is None:
-                run = grouped[op, change.base, places] = _run(op, synced, change.base, [order[i] for i in places])
+                run = grouped[op, base, places] = _run(op, synced, base, [order[i] for i in places])
                 run["ties"] = []
             row = change.key if change.row is None else change.row
             run["rows"].append(encode_row(row if len(places) == len(row) else [row[i] for i in places]))
@@ -277,6 +295,9 @@ class Sealer:
                 self._connection.executemany(
                     "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", draft.touched
                 )
+            for run, row in draft.too_large:
+                self._set_unsent(run, row)
+            self._connection.executemany("DELETE FROM tidewire_unsent WHERE t = ? AND key = ?", draft.whole)
             self._dead_letters.add(draft.dead)
             self._remove_changes(draft.cut)
             self._sealed(draft.nothing)
@@ -306,38 +327,67 @@ class Sealer:
 
     def _too_large(self, draft: Draft, now_ms: int) -> Draft:
         """One row that alone is above the limit: it cannot travel, and a person is told."""
-        dead = [
-            DeadLetter(
-                at=now_ms,
-                table=run["table"],
-                op=run["op"],
-                key=list(row[: run["key"]]),
-                cells={},
-                reason="row_too_large",
-                detail=f"{len(draft.changes_json)} bytes are above batch_bytes_max={self._batch_bytes_max}",
+        rows = [(run, row) for run in draft.runs for row in run["rows"]]
+        dead = [self._letter(run, row, len(draft.changes_json), now_ms) for run, row in rows]
+        return draft._replace(runs=[], changes_json=b"[]", dead=[*draft.dead, *dead], whole=[], too_large=rows)
+
+    def _letter(self, run: WireRun, row: Sequence[Any], size: int, now_ms: int) -> DeadLetter:
+        return DeadLetter(
+            at=now_ms,
+            table=run["table"],
+            op=run["op"],
+            key=list(row[: run["key"]]),
+            cells={},
+            reason="row_too_large",
+            detail=f"{size} bytes are above batch_bytes_max={self._batch_bytes_max}; the row stays on this device",
+        )
+
+    def _set_unsent(self, run: WireRun, row: Sequence[Any]) -> None:
+        """The hub does not know this row as it is: remember to send it whole when it changes again."""
+        synced = self._catalogue.by_name(run["table"])
+        if synced is not None and run["op"] != "delete":
+            key = synced.table.key_bytes(tuple(decode_row(row[: run["key"]])))
+            self._connection.execute(
+                "INSERT OR IGNORE INTO tidewire_unsent (t, key) VALUES (?, ?)", (synced.attached.id, key)
             )
-            for run in draft.runs
-            for row in run["rows"]
-        ]
-        return Draft([], b"[]", draft.first, draft.cut, [*draft.dead, *dead], draft.touched, draft.nothing)
 
     def _seeds_as_batch(self, now_ms: int) -> SealOutcome:
         chunk = self._seeds.next_chunk(now_ms)
         if chunk is None:
             return SealOutcome(batches=0, more=False, lock_s=0.0)
-        batch = None
-        if chunk.rows:
-            run = _run("seed", chunk.synced, self._meta.checkpoint, list(chunk.synced.table.column_names))
+        run = _run("seed", chunk.synced, self._meta.checkpoint, list(chunk.synced.table.column_names))
+        run["rows"] = chunk.rows
+        encoded = to_json([run])
+        too_large: Sequence[Any] | None = None
+        if len(encoded) > self._batch_bytes_max and len(chunk.rows) > 1:
+            # A chunk ends with the row that made it large: that one goes, or does not, by itself.
+            chunk = chunk.without_last()
             run["rows"] = chunk.rows
-            batch = self._outbox.next_batch(to_json([run]), now_ms)
+            encoded = to_json([run])
+        elif len(encoded) > self._batch_bytes_max:
+            (too_large,) = chunk.rows
+            chunk.dead.append(self._letter(run, too_large, len(encoded), now_ms))
+        sends = bool(chunk.rows) and too_large is None
+        batch = self._outbox.next_batch(encoded, now_ms) if sends else None
         with self._transaction():
             started = time.perf_counter()
             if batch is not None:
                 self._outbox.append(batch)
+            if too_large is not None:
+                self._set_unsent(run, too_large)
             self._dead_letters.add(chunk.dead)
             self._seeds.offered(chunk)
         lock_s = time.perf_counter() - started
-        return SealOutcome(batches=1 if chunk.rows else 0, more=True, lock_s=lock_s)
+        return SealOutcome(batches=1 if sends else 0, more=True, lock_s=lock_s)
+
+
+def _base_of(synced: Synced, change: Change) -> Position:
+    """What the device had applied of this table: less than the checkpoint while the table is being taken over."""
+    attached = synced.attached
+    if attached.cursor is None or not attached.has_originals:
+        return change.base
+    # A row that the app makes meanwhile was made in ignorance of all that is still to come.
+    return START if change.op == "put" else min(change.base, attached.cursor)
 
 
 def _run(op: str, synced: Synced, base: Position, columns: list[str]) -> WireRun:

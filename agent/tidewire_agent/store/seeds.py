@@ -17,7 +17,7 @@ from tidewire_agent.store.reading import fetch_all, snapshot
 from tidewire_agent.store.rows import key_is
 from tidewire_agent.store.sql import names, quote
 from tidewire_schemas.positions import Position
-from tidewire_schemas.values import RawText, Value, decode, encode, encode_row
+from tidewire_schemas.values import RawText, Value, decode, decode_row, encode, encode_row
 
 BYTES_PER_CELL: Final = 40
 """A guess that turns the byte limit of a chunk into a number of rows; larger rows make the chunk end early."""
@@ -34,6 +34,11 @@ class Chunk(NamedTuple):
     last_key: Sequence[Value] | None
     """The key up to which the table is offered with this chunk; None at its end."""
     dead: list[DeadLetter]
+
+    def without_last(self) -> Chunk:
+        """The same less its last row, which is offered next."""
+        width = len(self.synced.table.key)
+        return self._replace(rows=self.rows[:-1], last_key=tuple(decode_row(self.rows[-2][:width])))
 
 
 class Seeds:
