@@ -445,3 +445,31 @@ def test_cells_of_old_rows_that_the_log_does_not_speak_of_are_sent(fleet: Fleet)
     assert row == {"id": 1, "v": "x", "c": "only here"}
     fleet.assert_equal(edges=[b])
     assert a.rows("SELECT * FROM t") == [(1, "x")]
+
+
+def test_a_full_text_index_beside_synced_tables_goes_on_working(fleet: Fleet) -> None:
+    schema = f"""
+        {NOTES}; CREATE VIRTUAL TABLE found USING fts5 (id, body);
+        CREATE TRIGGER indexed AFTER INSERT ON notes BEGIN INSERT INTO found VALUES (NEW.id, NEW.body); END;
+    """
+    a, b = fleet.edge("a", schema), fleet.edge("b", schema)
+    a.sql("INSERT INTO notes VALUES ('1', 'hello world')")
+    fleet.sync()
+    assert a.rows("SELECT id FROM found WHERE found MATCH 'hello'") == [("1",)]
+    assert b.rows("SELECT body FROM notes") == [("hello world",)]
+    assert [shape.name for shape in a.store.shapes()] == ["notes"]
+    assert any("'found'" in problem and "virtual" in problem for problem in a.store.problems())
+    fleet.assert_equal()
+
+
+def test_a_renamed_table_goes_on_under_its_new_name_when_all_are_synced(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x')")
+    fleet.sync()
+    for edge in (a, b):
+        edge.sql("ALTER TABLE notes RENAME TO memos")
+    a.sql("INSERT INTO memos VALUES ('2', 'y')")
+    fleet.sync()
+    assert b.rows("SELECT id FROM memos ORDER BY id") == [("1",), ("2",)]
+    assert a.store.problems() == []
+    fleet.assert_equal()

@@ -101,7 +101,7 @@ class Fleet:
 
     def hello(self, edge: Edge) -> None:
         """The handshake: shapes up, log and head down."""
-        problems = self.stream.declare(edge.device, edge.store.shapes())
+        problems = self.stream.declare(edge.device, edge.store.tell_shapes())
         assert not problems, problems
         edge.store.follow(self.stream.log_id, self.stream.epoch, self.stream.head)
 
@@ -119,6 +119,8 @@ class Fleet:
 
     def pull(self, edge: Edge, *, until: int | None = None) -> None:
         """Apply what the log has, up to an entry."""
+        if edge.store.refresh():
+            self.hello(edge)
         while (start := edge.store.replay_from) != self.stream.head and (until is None or start.seq < until):
             edge.store.apply(self.page(start, until=until))
 

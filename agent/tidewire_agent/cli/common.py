@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from tidewire_agent.datasync.blocking import DataSync
+from tidewire_agent.errors import DatabaseMissing, from_sqlite
 from tidewire_agent.settings import ENV_PREFIX, AgentSettings, host_device_name
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import EXIT_CODES_HELP, load_settings, settings_options
@@ -54,9 +56,6 @@ def known_to_tidewire(settings: AgentSettings) -> bool:
     Raises:
         DatabaseMissing, DatabaseNotUsable: it cannot be looked at.
     """
-    import sqlite3  # noqa: PLC0415
-
-    from tidewire_agent.errors import DatabaseMissing, from_sqlite  # noqa: PLC0415
 
     if not settings.db.exists():
         raise DatabaseMissing(f"there is no database {settings.db}")
@@ -73,8 +72,15 @@ def known_to_tidewire(settings: AgentSettings) -> bool:
 
 @contextmanager
 def open_keys(options: dict[str, Any]) -> Iterator[DataSync]:
-    """The keys of the database, through the file alone."""
-    with DataSync(settings_of(options).db) as sync:
+    """The keys of the database, through the file alone.
+
+    Raises:
+        DatabaseMissing: there is no such file; a command does not make one by a slip of the hand.
+    """
+    settings = settings_of(options)
+    if not settings.db.exists():
+        raise DatabaseMissing(f"there is no database {settings.db}")
+    with DataSync(settings.db) as sync:
         yield sync
 
 

@@ -72,13 +72,16 @@ class Catalogue:
         self.schema_version = -1
 
     def __iter__(self) -> Iterator[Synced]:
-        for table_id, table in self._definitions.items():
-            yield Synced(self.registry.by_id[table_id], table)
+        for table_id in self._definitions:
+            synced = self.by_id(table_id)
+            if synced is not None:
+                yield synced
 
     def by_id(self, table_id: int) -> Synced | None:
-        """The attached table of this number, None where it is missing now."""
+        """The attached table of this number, None where it is missing now or another process has detached it."""
         table = self._definitions.get(table_id)
-        return None if table is None else Synced(self.registry.by_id[table_id], table)
+        attached = self.registry.by_id.get(table_id)
+        return None if table is None or attached is None else Synced(attached, table)
 
     def by_name(self, name: str) -> Synced | None:
         """The attached table of this name, None where it is not attached or missing now."""
@@ -147,8 +150,9 @@ class Catalogue:
     def problems(self) -> list[str]:
         """What a person should know about tables that are wanted and not synced."""
         found = [a.problem for a in self.registry.by_id.values() if a.problem is not None]
-        for name in self._wanted():
-            if name != ALL_TABLES and fold(name) not in self.registry.by_name:
+        wanted = self._wanted()
+        for name in self._all_tables() if ALL_TABLES in wanted else wanted:
+            if fold(name) not in self.registry.by_name:
                 try:
                     self._read(name)
                 except TableNotSyncable as error:
@@ -231,6 +235,10 @@ class Catalogue:
         moved = {on for _name, on in capture.installed(self._connection, attached.id)}
         capture.remove(self._connection, attached.id)
         new_name = next(iter(moved), None)
+        if new_name is not None and ALL_TABLES in self._wanted():
+            self._connection.execute("DELETE FROM tidewire_table WHERE id = ?", (attached.id,))
+            self.registry.reload()  # and the new name is attached as any new table
+            return
         if new_name is not None and fold(new_name) != fold(attached.name):
             reason = (
                 f"table {attached.name!r} was renamed to {new_name!r}; nothing of it is synced now"

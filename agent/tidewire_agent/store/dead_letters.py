@@ -73,16 +73,18 @@ class DeadLetters:
         """Keep these, in the caller's transaction."""
         if not letters:
             return
+        first = max(1, self._meta.number("next_dead"))
         self._connection.executemany(
             """
-            INSERT INTO tidewire_dead (at, "table", op, key, cells, reason, detail, batch, seq)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+            INSERT INTO tidewire_dead (id, at, "table", op, key, cells, reason, detail, batch, seq)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
             """,
             [
-                (d.at, d.table, d.op, _json(list(d.key)), _json(d.cells), d.reason, d.detail, d.batch, d.seq)
-                for d in letters
+                (number, d.at, d.table, d.op, _json(list(d.key)), _json(d.cells), d.reason, d.detail, d.batch, d.seq)
+                for number, d in enumerate(letters, first)
             ],
         )
+        self._meta.set(next_dead=first + len(letters))
         excess = self.count() - self._rows_max
         if excess > 0:
             self._connection.execute(

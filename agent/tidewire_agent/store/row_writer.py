@@ -92,8 +92,8 @@ class RowWriter:
         if overlay.whole:
             if overlay.only_unsealed:
                 self._set_aside(change, key)
-            else:  # the log will judge the batch that holds the row, and that is what counts then
-                self._parked.drop(synced.attached.id, key)
+            else:  # the log will judge the batch that holds the row; cells of columns that it has not are not in that
+                self._settle(change, key)
             return True
         if change.op == "delete":
             self._parked.drop(synced.attached.id, key)
@@ -275,6 +275,8 @@ class RowWriter:
             return
         self._parked.drop(parked.table_id, parked.key)
         if len(left) > width:
+            if parked.reason == OVERLAID:  # the row is here; what is left of the one set aside under it is a change of it
+                parked = parked._replace(op="set", reason=UNKNOWN_COLUMN)
             self._parked.fold(parked._replace(cells=left))
 
     def to_retry(self) -> list[ParkedRow]:
@@ -283,6 +285,10 @@ class RowWriter:
         if self._retry_unknown:
             waiting += self._parked.of_reason(UNKNOWN_COLUMN, after=0, limit=self._parked_rows_max)
         return waiting
+
+    def _judged(self, parked: ParkedRow, synced: Synced, key: bytes) -> bool:
+        """Whether a row was set aside under a local one that the log has judged since."""
+        return parked.reason == OVERLAID and not self._overlay(synced, key).only_unsealed
 
     def retry_parked(self) -> None:
         """Try what is parked again, where something may have changed."""
@@ -330,7 +336,7 @@ class RowWriter:
                     continue
                 if run.op != "set":
                     self._parked.drop(synced.attached.id, key)
-                elif parked.op == "set":
+                elif parked.op == "set" or self._judged(parked, synced, key):
                     self._supersede(parked, run.columns)
                 else:
                     cells = dict(zip(map(fold, run.columns[run.key :]), row[run.key :], strict=True))

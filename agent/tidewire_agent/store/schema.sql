@@ -3,7 +3,7 @@
 -- Who this database is and how far it has come. Names: device, incarnation, log_id, heard_epoch; epoch and seq (the
 -- checkpoint); next_batch, last_digest; released (highest own batch that the applied log includes); drained (how often
 -- the change log was emptied, as its ids then begin anew); wanted (tables asked for), unwanted (tables
--- detached again), dead_dropped.
+-- detached again), dead_dropped, next_dead.
 CREATE TABLE IF NOT EXISTS tidewire_meta (
     name  TEXT PRIMARY KEY,
     value
@@ -81,7 +81,7 @@ CREATE TABLE IF NOT EXISTS tidewire_parked (
 
 -- This device's versions of rows that the hub refused, and what else could not be synced: for a person to look at.
 CREATE TABLE IF NOT EXISTS tidewire_dead (
-    id     INTEGER PRIMARY KEY AUTOINCREMENT,
+    id     INTEGER PRIMARY KEY,  -- never given twice: see next_dead in tidewire_meta
     at     INTEGER NOT NULL,
     "table" TEXT NOT NULL,
     op     TEXT NOT NULL,

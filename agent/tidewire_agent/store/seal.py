@@ -101,7 +101,7 @@ class Sealer:
         self._outbox = outbox
         self._dead_letters = dead_letters
         self._seeds = seeds
-        self._batch_bytes_max = batch_bytes_max
+        self._own_batch_bytes_max = self._batch_bytes_max = batch_bytes_max
         self._changes_max = changes_max
         self._sealed = sealed
         connection.execute("CREATE TEMP TABLE tidewire_stays AS SELECT * FROM main.tidewire_change WHERE 0")
@@ -136,6 +136,10 @@ class Sealer:
         return SealOutcome(
             batches=1 if draft.runs else 0, more=bool(more) or self._seeds.waiting(), lock_s=lock_s, changes=changes
         )
+
+    def heed(self, batch_bytes_max: int) -> None:
+        """The hub takes no batch above this."""
+        self._batch_bytes_max = min(self._own_batch_bytes_max, batch_bytes_max)
 
     # ── read ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -112,7 +112,26 @@ def user_tables(connection: sqlite3.Connection) -> list[str]:
         """,
         (KV_TABLE,),
     )
-    return [name for (name,) in rows]
+    shadows = _shadow_tables(connection)
+    return [name for (name,) in rows if name not in shadows]
+
+
+def _shadow_tables(connection: sqlite3.Connection) -> frozenset[str]:
+    """Tables in which virtual tables keep what they hold: theirs alone (https://sqlite.org/vtab.html, 1.3).
+
+    They are named after the virtual table and an underscore. SQLite from 3.37 tells which they are; a table of the app
+    that is named so in the older ones is left alone as well.
+    """
+    if sqlite3.sqlite_version_info >= _STRICT_SINCE:
+        found = connection.execute("PRAGMA main.table_list").fetchall()
+        return frozenset(row[1] for row in found if row[0] == "main" and row[2] == "shadow")
+    rows = connection.execute(
+        """
+        SELECT t.name FROM sqlite_master AS t JOIN sqlite_master AS v
+        ON t.type = 'table' AND v.sql LIKE 'CREATE VIRTUAL%' AND substr(t.name, 1, length(v.name) + 1) = v.name || '_'
+        """
+    )
+    return frozenset(name for (name,) in rows)
 
 
 def read_table(connection: sqlite3.Connection, name: str, *, allow_unkept_unique: bool = False) -> Table:
@@ -130,7 +149,9 @@ def read_table(connection: sqlite3.Connection, name: str, *, allow_unkept_unique
     if fold(name).startswith(("sqlite_", "tidewire_")) and name != KV_TABLE:
         raise TableNotSyncable(name, "it belongs to SQLite or Tidewire")
     if create_sql.lstrip()[:14].upper().startswith("CREATE VIRTUAL"):
-        raise TableNotSyncable(name, "it is a virtual table", hint="sync the table behind it")
+        raise TableNotSyncable(name, "it is a virtual table", hint="sync the table that it is made from, if any")
+    if name in _shadow_tables(connection):
+        raise TableNotSyncable(name, "a virtual table keeps its own data in it")
     info = connection.execute(f"PRAGMA table_xinfo({literal(name)})").fetchall()
     if not all(map(_can_be_told, (name, *(column[1] for column in info)))):
         raise TableNotSyncable(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,5 +41,6 @@ def commands_to_try(directory: Path, broker: Broker, till_2: Child) -> Iterator[
 
 
 def _installed(command: str) -> str:
-    """A command by its name where the shell finds it, else by its path beside this Python."""
-    return command if shutil.which(command) else shlex.quote(str(Path(sys.executable).with_name(command)))
+    """A command by its path beside this Python: another terminal may not have this environment on its PATH."""
+    beside = Path(sys.executable).with_name(command)
+    return shlex.quote(str(beside)) if beside.exists() else command

@@ -153,3 +153,16 @@ def test_tidewires_own_tables_are_not_the_apps(connection: sqlite3.Connection) -
     assert user_tables(connection) == ["tidewire_kv", "x"]
     with pytest.raises(TableNotSyncable, match="belongs to"):
         read_table(connection, "tidewire_meta")
+
+
+def test_tables_of_virtual_tables_are_left_alone(connection: sqlite3.Connection) -> None:
+    connection.executescript(
+        """
+        CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT);
+        CREATE VIRTUAL TABLE notes_fts USING fts5 (body, content = 'notes', content_rowid = 'id');
+        CREATE TABLE notes_more (id INTEGER PRIMARY KEY);
+        """
+    )
+    assert user_tables(connection) == ["notes", "notes_fts", "notes_more"]
+    with pytest.raises(TableNotSyncable, match="its own data"):
+        read_table(connection, "notes_fts_data")
