@@ -150,7 +150,7 @@ def with_unique(table: Table, unique: UniqueSet) -> Table:
 
 
 def _added(known: Table, declared: TableShape) -> Merge | None:
-    columns = tuple(column for column in declared.columns if fold(column.name) not in known.columns)
+    columns = tuple(_later(column) for column in declared.columns if fold(column.name) not in known.columns)
     foreign_keys = tuple(key for key in declared.foreign_keys if _reference(key) not in known.references)
     unique = tuple(u for u in _useful(declared.unique, known.shape) if unique_of(u) not in known.unique)
     if not (columns or foreign_keys or unique):
@@ -162,6 +162,11 @@ def _added(known: Table, declared: TableShape) -> Merge | None:
         }
     )
     return Merge(Table(known.id, shape), tuple(fold(column.name) for column in columns), unique)
+
+
+def _later(column: ColumnShape) -> ColumnShape:
+    """A column that the table gets when there may be rows without it: they are NULL there, whatever it declares."""
+    return column.model_copy(update={"not_null": False}) if _needs_value(column) else column
 
 
 def _useful(sets: Iterable[UniqueSet], shape: TableShape) -> tuple[UniqueSet, ...]:
@@ -202,6 +207,48 @@ def _bad_default(declared: TableShape) -> str | None:
         except MessageError as error:
             return f"the default of column {column.name!r}: {error.message}"
     return None
+
+
+def differences(known: Table, declared: TableShape) -> list[TableProblem]:
+    """What does not keep the table from being synced, and yet lets rows differ or keeps them from being applied."""
+    problems = []
+    here = {fold(column.name): column for column in declared.columns}
+    for name in [*known.columns, *(name for name in here if name not in known.columns)]:
+        own, others = here.get(name), known.columns.get(name)
+        for code, message in (_other_default(own, others), _other_null(own, others)):
+            if message and name not in known.key:
+                problems.append(TableProblem(table=declared.name, code=code, message=message))
+    return problems
+
+
+def _other_default(own: ColumnShape | None, others: ColumnShape | None) -> tuple[str, str]:
+    message = ""
+    if own is not None and others is not None:
+        here, there = _stored_default(own), _stored_default(others)
+        if type(here) is not type(there) or here != there:
+            message = (
+                f"column {own.name!r} has default {_brief(here)} here and {_brief(there)} at the hub:"
+                " rows from before the column may differ"
+            )
+    return "default_differs", message
+
+
+def _other_null(own: ColumnShape | None, others: ColumnShape | None) -> tuple[str, str]:
+    """NOT NULL without a default on one side alone; with one, rows that lack the column are completed."""
+    message = ""
+    if own is not None and _needs_value(own) and not (others is not None and others.not_null):
+        message = f"column {own.name!r} is NOT NULL without a default here: rows of devices that leave it NULL wait"
+    elif others is not None and _needs_value(others) and not (own is not None and own.not_null):
+        message = f"column {others.name!r} is NOT NULL without a default elsewhere: rows that leave it NULL wait there"
+    return "not_null_differs", message
+
+
+def _needs_value(column: ColumnShape) -> bool:
+    return column.not_null and column.default is None
+
+
+def _brief(value: WireValue) -> str:
+    return "NULL" if value is None else repr(value)[:40]
 
 
 def _stored_default(column: ColumnShape) -> WireValue:

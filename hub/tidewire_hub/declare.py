@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from tidewire_hub.catalogue import Catalogue, Merge, Table, Unique, merge, unique_of, with_unique
+from tidewire_hub.catalogue import Catalogue, Merge, Table, Unique, differences, merge, unique_of, with_unique
 from tidewire_hub.resolve_view import unique_value
 from tidewire_hub.state.store import State
 from tidewire_schemas.messages import TableProblem
@@ -30,10 +30,13 @@ class Declaration:
         problems: list[TableProblem] = []
         for shape in shapes:
             merged = merge(catalogue, shape)
-            if merged is None:
-                continue
             if isinstance(merged, TableProblem):
                 problems.append(merged)
+                continue
+            before = catalogue.find(shape.name)
+            if before is not None:
+                problems.extend(differences(before, shape))
+            if merged is None:
                 continue
             table = self._with_unique(state, merged, problems)
             too_many = _too_many(catalogue, table)

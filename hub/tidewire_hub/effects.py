@@ -41,7 +41,7 @@ class Effects:
         if row is None or row.cells is None:
             return Row(op.cells(), self.writer, self.writer)
         self._note_overwritten(op, table, row, row.cells)
-        return Row(op.cells(), row.born, self.writer)
+        return Row(op.cells(row.cells), row.born, self.writer)
 
     def set(self, op: RowOp, table: Table, row: Row | None) -> Row | None:
         """Some columns of a row."""
@@ -87,7 +87,7 @@ def effects_of(accepted: Iterable[RowOp], writer: Writer, view: View) -> Effects
         if op.table is None:
             continue
         row = effects.rows.get(op.id) or view.row(op.id)
-        after = _APPLY[op.run.op](effects, op, op.table, row)
+        after = _APPLY[op.does](effects, op, op.table, row)
         if after is not None:
             effects.rows[op.id] = after
             effects.tables[op.table.id] = op.table

@@ -12,8 +12,8 @@ from tidewire_schemas.positions import SAFE_INTEGER_MAX, Position
 EPOCH_HEARD_MAX: Final = SAFE_INTEGER_MAX - 2**32
 """An epoch above this is no hub's (they are milliseconds since 1970 × 1024): following it would leave no room."""
 
-RECENT_MAX: Final = 64
-"""Chain points sent to a device that has batches beyond ours and so probably our chain: about 5 KB."""
+RECENT_MAX: Final = 256
+"""Chain points sent to a device that has batches beyond ours and so probably our chain: about 20 KB."""
 
 
 def objection(hello: Hello, log: str) -> Problem | None:

@@ -1,6 +1,7 @@
 """Resolution of a batch: which of its rows are refused, and the changes as they enter the log. Pure.
 
-    read_ops → (judge_rows → refuse_clashes → refuse_tied → refuse_referencing) until no row more is refused
+    read_ops → refuse_repeated
+             → (judge_rows → refuse_clashes → refuse_tied → refuse_referencing) until no row more is refused
 
 The same batch on the same state gives the same result, whoever computes it. What the accepted changes then do to the
 state is computed from the entry alone (`effects.py`), so that folding the log again gives the same state.
@@ -10,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from tidewire_hub.catalogue import Catalogue
-from tidewire_hub.resolve_ops import NO_ROW, RowOp, read_ops
+from tidewire_hub.resolve_ops import NO_ROW, RowOp, read_ops, refuse_repeated
 from tidewire_hub.resolve_rows import in_phases, judge_rows
 from tidewire_hub.resolve_together import refuse_referencing, refuse_tied
 from tidewire_hub.resolve_unique import refuse_clashes
@@ -47,8 +48,11 @@ class Resolution:
 def resolve(runs: Sequence[Run], life: str, catalogue: Catalogue, view: View) -> Resolution:
     """Judge a batch of one life of a device (`resolve_view.life_of`) against the state."""
     ops = read_ops(runs, catalogue)
-    view.prefetch({op.id for op in ops if op.id != NO_ROW})
     phased = in_phases(ops)
+    rows = {op.id for op in ops}
+    if len(rows) < len(ops):
+        refuse_repeated(phased)
+    view.prefetch(rows - {NO_ROW})
     for _ in range(ROUNDS_MAX):
         end = judge_rows(phased, life, view)
         clashed = refuse_clashes(phased, end, view)
@@ -59,7 +63,7 @@ def resolve(runs: Sequence[Run], life: str, catalogue: Catalogue, view: View) ->
     else:
         for op in ops:
             op.refuse("tied", "too much of this batch depends on refused rows")
-    unchanged = all(op.reason is None and not op.nothing and not op.rewritten for op in ops)
+    unchanged = all(op.reason is None and not (op.nothing or op.rewritten or op.missing) for op in ops)
     return Resolution(ops, None if unchanged else _entry_changes(ops))
 
 
@@ -72,16 +76,17 @@ def _entry_changes(ops: Sequence[RowOp]) -> list[Run]:
         stop = start + len(run.rows)
         kept = [op for op in ops[start:stop] if op.reason is None and not op.nothing]
         start = stop
-        if kept:
-            changes.append(_run_of(run, kept))
+        puts = [op for op in kept if op.does == run.op]
+        sets = [op for op in kept if op.does != run.op]
+        changes.extend(_run_of(run, same) for same in (puts, sets) if same)
     return changes
 
 
 def _run_of(run: Run, kept: Sequence[RowOp]) -> Run:
-    if not any(op.rewritten for op in kept):
-        return run.model_copy(update={"rows": [op.wire for op in kept], "ties": None})
-    table = kept[0].table
-    names = list(kept[0].values)
-    added = [table.shown(name) for name in names[len(run.columns) :]] if table is not None else []
-    rows = [[op.values[name] for name in names] for op in kept]
-    return run.model_copy(update={"columns": (*run.columns, *added), "rows": rows, "ties": None})
+    """These rows of a run, which all do the same and lack the same columns."""
+    first = kept[0]
+    columns = [*run.columns, *(first.table.shown(name) for name in first.added if first.table is not None)]
+    rows: list[Any] = [op.wire for op in kept]
+    if first.added or any(op.rewritten for op in kept):
+        rows = [[*op.values.values(), *op.added.values()] for op in kept]
+    return run.model_copy(update={"op": first.does, "columns": tuple(columns), "rows": rows, "ties": None})

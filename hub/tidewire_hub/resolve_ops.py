@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tidewire_hub.catalogue import Catalogue, Table
@@ -31,8 +31,14 @@ class RowOp:
     """`NO_ROW` where the key cannot be read."""
     values: Mapping[str, WireValue]
     """What it carries by folded column, after affinity, NULL included; without what cannot be read."""
+    missing: Mapping[str, WireValue] = field(default_factory=dict)
+    """Columns that a whole row does not name, with their defaults."""
     rewritten: bool = False
-    """The entry must spell it otherwise than the batch: a value took the column's affinity, or a column was added."""
+    """The entry must spell it otherwise than the batch: a value took the column's affinity."""
+    does: Op = "put"
+    """What the entry says that it does: a put that names some columns of a row that is there sets these."""
+    added: Mapping[str, WireValue] = field(default_factory=dict)
+    """Columns that the entry adds to those it carries."""
     reason: RefusalReason | None = None
     detail: str = ""
     nothing: bool = False
@@ -55,9 +61,23 @@ class RowOp:
             self.detail = detail
             self.nothing = False
 
-    def cells(self) -> Cells:
-        """The row it makes, for a whole row."""
-        return {name: value for name, value in self.values.items() if value is not None}
+    def judged_anew(self) -> None:
+        """Forget what an earlier verdict made of it."""
+        self.nothing = False
+        self.does = self.run.op
+        self.added = {}
+
+    def says(self) -> Mapping[str, WireValue]:
+        """The values it stands for: of a row that it makes also those that it leaves to the defaults."""
+        return {**self.missing, **self.values} if self.missing and self.does != "set" else self.values
+
+    def cells(self, before: Cells | None = None) -> Cells:
+        """The whole row it makes. What it does not name is as in the row `before` it, by default if there is none."""
+        cells = self.values
+        if self.missing:
+            kept = self.missing if before is None else {name: before.get(name) for name in self.missing}
+            cells = {**kept, **cells}
+        return {name: value for name, value in cells.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +87,7 @@ class _Plan:
     table: Table | None
     names: tuple[str, ...] = ()
     """Folded columns; empty where the key's are not where they belong."""
-    missing: Mapping[str, WireValue] | None = None
+    missing: Mapping[str, WireValue] = field(default_factory=dict)
     """Columns of a whole row that the run lacks, with their defaults."""
     reason: RefusalReason | None = None
     detail: str = ""
@@ -80,11 +100,29 @@ def read_ops(runs: Sequence[Run], catalogue: Catalogue) -> list[RowOp]:
         plan = _plan(run, catalogue)
         ties = run.ties or (0,) * len(run.rows)
         for wire, tie in zip(run.rows, ties, strict=True):
-            op = RowOp(run, wire, tie, plan.table, NO_ROW, {}, reason=plan.reason, detail=plan.detail)
+            op = RowOp(run, wire, tie, plan.table, NO_ROW, {}, plan.missing, does=run.op)
+            op.reason, op.detail = plan.reason, plan.detail
             if plan.names and plan.table is not None:
                 _read_row(op, plan, plan.table)
             ops.append(op)
     return ops
+
+
+def refuse_repeated(ops: Sequence[RowOp]) -> None:
+    """Refuse every operation on a key that has another one before it, save for a delete and one whole row.
+
+    A batch is a net change without inner order: what two operations on one row come to would be anybody's guess.
+    `ops` in phases, so that the delete comes first.
+    """
+    seen: dict[RowId, Op] = {}
+    for op in ops:
+        if op.id == NO_ROW:
+            continue
+        before = seen.get(op.id)
+        if before is not None and not (before == "delete" and op.op in ("put", "seed")):
+            op.refuse("wrong_key", f"the batch has another operation on this key before: {before}")
+        else:
+            seen[op.id] = op.op
 
 
 def _plan(run: Run, catalogue: Catalogue) -> _Plan:
@@ -98,10 +136,10 @@ def _plan(run: Run, catalogue: Catalogue) -> _Plan:
         if name not in table.columns:
             detail = f"{table.shape.name!r} has no column {shown!r}"
             return _Plan(table, names, reason="unknown_column", detail=detail)
-    missing = None
+    missing = {}
     if run.op in ("put", "seed"):
         missing = {name: table.defaults.get(name) for name in table.columns if name not in names}
-    return _Plan(table, names, missing or None)
+    return _Plan(table, names, missing)
 
 
 def _read_row(op: RowOp, plan: _Plan, table: Table) -> None:
@@ -119,9 +157,6 @@ def _read_row(op: RowOp, plan: _Plan, table: Table) -> None:
         if not same(value, wire):
             op.rewritten = True
         values[name] = value
-    if plan.missing is not None:
-        values.update(plan.missing)
-        op.rewritten = True
     op.values = values
     key = [values.get(name) for name in table.key]
     if None in key:

@@ -59,7 +59,7 @@ def judge_rows(ops: Sequence[RowOp], life: str, view: View) -> EndState:
     for op in ops:
         if op.reason is not None:
             continue
-        op.nothing = False
+        op.judged_anew()
         _JUDGES[op.run.op](op, life, end)
     return end
 
@@ -74,7 +74,22 @@ def _judge_put(op: RowOp, life: str, end: EndState) -> None:
     ):
         op.refuse("key_taken", f"{row.born.device} inserted this key first, as entry {row.born.seq}")
         return
-    end.touched[op.id] = op.cells()
+    cells = end.cells(op.id)
+    if op.missing:
+        _complete(op, cells)
+    end.touched[op.id] = op.cells(cells)
+
+
+def _complete(op: RowOp, cells: Cells | None) -> None:
+    """What a put does not name: the defaults in a row that it makes; in a row that is there it is not its business."""
+    if cells is None:
+        op.added = op.missing
+    elif any(not same(op.values[name], cells.get(name)) for name in _key_of(op)):
+        op.added = {name: cells.get(name) for name in op.missing}  # only a put brings another spelling of the key
+    elif len(op.values) == op.run.key:
+        op.nothing = True
+    else:
+        op.does = "set"
 
 
 def _judge_set(op: RowOp, life: str, end: EndState) -> None:
@@ -103,6 +118,7 @@ def _judge_seed(op: RowOp, life: str, end: EndState) -> None:
     elif end.tombstone(op.id):
         op.refuse("row_known", "this row was deleted")
     else:
+        op.added = op.missing
         end.touched[op.id] = op.cells()
 
 
@@ -118,7 +134,7 @@ def _reborn(op: RowOp, life: str, end: EndState) -> bool:
 def with_values(cells: Cells, op: RowOp) -> Cells:
     """The row after a `set`. Its key columns only say which row: they keep the spelling they have."""
     after = dict(cells)
-    key = op.table.key if op.table is not None else ()
+    key = _key_of(op)
     for name, value in op.values.items():
         if name in key:
             continue
@@ -127,6 +143,10 @@ def with_values(cells: Cells, op: RowOp) -> Cells:
         else:
             after[name] = value
     return after
+
+
+def _key_of(op: RowOp) -> tuple[str, ...]:
+    return op.table.key if op.table is not None else ()
 
 
 _JUDGES: Final = {"put": _judge_put, "set": _judge_set, "delete": _judge_delete, "seed": _judge_seed}

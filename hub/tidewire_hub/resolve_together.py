@@ -90,13 +90,12 @@ def _referenced(reference: Reference, parent: Table | None) -> tuple[str, ...] |
 
 def _value(op: RowOp, own: tuple[str, ...], parent: Table, columns: tuple[str, ...]) -> bytes | None:
     """The row's values of `own` as the parent's `columns` compare them; None if it names no row or does not say."""
-    if any(name not in op.values for name in own):
+    said = op.says()
+    if any(name not in said for name in own):
         return None
     shapes = [parent.columns[name] for name in columns]
     try:
-        values = [
-            apply_affinity(decode(op.values[name]), shape.affinity) for name, shape in zip(own, shapes, strict=True)
-        ]
+        values = [apply_affinity(decode(said[name]), shape.affinity) for name, shape in zip(own, shapes, strict=True)]
     except ValueNotStorable:
         return None
     return unique_bytes(values, [shape.collation for shape in shapes])

@@ -300,3 +300,27 @@ def test_pending_cells_survive_a_row_that_is_deleted_and_made_anew_above_them(fl
     assert b.rows("SELECT name, n FROM items") == [("anew", 1)]
     assert b.dead() == [("items", "row_reborn", (1,))]
     fleet.assert_equal()
+
+
+@pytest.mark.parametrize("when", ["not sealed", "sealed", "in the log"])
+def test_a_device_without_a_column_overwrites_nothing_in_it_by_inserting_the_same_key(fleet: Fleet, when: str) -> None:
+    things = "CREATE TABLE things (id TEXT PRIMARY KEY, x TEXT)"
+    column = "ALTER TABLE things ADD COLUMN c TEXT DEFAULT 'd'"
+    a, b = fleet.edge("a", f"{things}; {column}"), fleet.edge("b", things)
+    a.sql("INSERT INTO things VALUES ('k', 'a', 'precious')")
+    fleet.push(a)
+    b.sql("INSERT INTO things VALUES ('k', 'b')")
+    if when == "sealed":
+        b.seal()
+    elif when == "in the log":
+        fleet.push(b)
+    fleet.pull(b)
+    fleet.sync()
+    assert a.rows("SELECT * FROM things") == [("k", "b", "precious")]
+    b.sql("REPLACE INTO things VALUES ('k', 'b again')")
+    fleet.sync()
+    b.sql(column)
+    fleet.sync()
+    assert b.rows("SELECT * FROM things") == a.rows("SELECT * FROM things") == [("k", "b again", "precious")]
+    assert b.store.backlog().parked == 0
+    fleet.assert_equal()

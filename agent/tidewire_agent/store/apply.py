@@ -168,7 +168,7 @@ class Applier:
     def _keys_of(self, piece: Sequence[Entry]) -> Iterator[Value]:
         """The first values of the keys of all rows that this piece may write."""
         for entry in piece:
-            if not entry.refused and self._brings_nothing(entry):
+            if not entry.refused and not self._parked.count and self._brings_nothing(entry):
                 continue
             for run in entry.changes:
                 yield from (decode(row[0]) for row in run.rows)

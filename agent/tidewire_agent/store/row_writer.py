@@ -275,7 +275,7 @@ class RowWriter:
             return
         self._parked.drop(parked.table_id, parked.key)
         if len(left) > width:
-            if parked.reason == OVERLAID:  # the row is here; what is left of the one set aside under it is a change of it
+            if parked.reason == OVERLAID:  # the row it was set aside under stays: what is left changes that
                 parked = parked._replace(op="set", reason=UNKNOWN_COLUMN)
             self._parked.fold(parked._replace(cells=left))
 

@@ -72,7 +72,7 @@ def test_a_copy_that_went_its_own_way_gets_all_points_it_may_share() -> None:
 def test_a_device_with_batches_of_its_own_beyond_ours_gets_a_few_points() -> None:
     points = chain(1, 900)
     (welcome,) = welcomed(Driver.make(), Standing((), True, points[0], points), last_sealed=sealed(905))
-    assert welcome.recent == points[:64]
+    assert welcome.recent == points[:256]
 
 
 def test_a_higher_epoch_heard_elsewhere_is_overtaken_before_the_answer() -> None:

@@ -61,6 +61,49 @@ def test_a_contradiction_is_a_clear_problem_and_changes_nothing(declared: TableS
     assert stream.tables() == [BASE]
 
 
+@pytest.mark.parametrize(
+    ("declared", "code", "words"),
+    [
+        ('id TEXT, name TEXT ="q", must TEXT !', "default_differs", "'name' has default 'q' here and 'p' at the hub"),
+        ("id TEXT, name TEXT, must TEXT !", "default_differs", "'name' has default NULL here and 'p' at the hub"),
+        ('id TEXT, name TEXT ="p", must TEXT', "not_null_differs", "'must' is NOT NULL without a default elsewhere"),
+        ('id TEXT, name TEXT ="p"', "not_null_differs", "'must' is NOT NULL without a default elsewhere"),
+        (
+            'id TEXT, name TEXT ="p", must TEXT !, more TEXT !',
+            "not_null_differs",
+            "'more' is NOT NULL without a default",
+        ),
+    ],
+)
+def test_defaults_and_not_null_that_differ_are_told_again_and_again_and_block_nothing(
+    declared: str, code: str, words: str
+) -> None:
+    stream = open_stream()
+    assert stream.declare("a", [_with_not_null('id TEXT, name TEXT ="p", must TEXT !')]) == []
+    assert stream.declare("a", [_with_not_null('id TEXT, name TEXT ="p", must TEXT !')]) == []
+    for _ in range(2):
+        (problem,) = stream.declare("b", [_with_not_null(declared)])
+        assert problem.code == code
+        assert words in problem.message
+    device = HandDevice("b")
+    assert only_entry(send(stream, device.seal(device.put("t", "id", ["1"])))).refused == []
+
+
+def test_not_null_with_a_default_suits_devices_without_the_column() -> None:
+    stream = open_stream()
+    stream.declare("a", [shape("t", "id TEXT")])
+    assert stream.declare("b", [_with_not_null('id TEXT, more TEXT ="x"!')]) == []
+    assert stream.declare("a", [shape("t", "id TEXT")]) == []
+
+
+def _with_not_null(columns: str) -> TableShape:
+    """A table `t`; a column that ends in `!` is NOT NULL."""
+    made = shape("t", columns.replace(" !", "").replace("!", ""))
+    not_null = [column.endswith("!") for column in columns.split(", ")]
+    marked = tuple(c.model_copy(update={"not_null": m}) for c, m in zip(made.columns, not_null, strict=True))
+    return made.model_copy(update={"columns": marked})
+
+
 def test_one_bad_table_does_not_stop_the_others() -> None:
     """Guarantee 10."""
     stream = open_stream()

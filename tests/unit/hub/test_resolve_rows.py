@@ -6,7 +6,19 @@ from typing import Any
 
 import pytest
 
-from support.stream_kit import HandDevice, entry_of, only_entry, open_stream, reasons, rows_of, send, shape
+from support.stream_kit import (
+    LOG_ID,
+    HandDevice,
+    entry_of,
+    only_entry,
+    open_stream,
+    picture,
+    reasons,
+    rows_of,
+    send,
+    shape,
+)
+from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.stream import Stream
 from tidewire_schemas.positions import START
 
@@ -18,7 +30,8 @@ class Two:
     """Two devices and a stream with the table `t` (chosen keys) and `r` (keys that SQLite hands out)."""
 
     def __init__(self) -> None:
-        self.stream: Stream = open_stream()
+        self.log = MemoryLog(LOG_ID)
+        self.stream: Stream = open_stream(self.log)
         self.a, self.b = HandDevice(A), HandDevice(B)
         self.stream.declare(A, [shape("t", "id TEXT, text TEXT, n INTEGER")])
         self.stream.declare(A, [shape("r", "id INTEGER, text TEXT, n INTEGER", rowid=True)])
@@ -27,6 +40,10 @@ class Two:
         """Rows that A made and both have applied."""
         send(self.stream, self.a.seal(self.a.put(table, COLUMNS, *rows)))
         self.a.base = self.b.base = self.stream.head
+
+    def folds_again(self) -> None:
+        """The log alone says all of it."""
+        assert picture(Stream.open(self.log, None)) == picture(self.stream)
 
     def rows(self, table: str = "t") -> list[list[Any]]:
         return [[row.get(name) for name in COLUMNS.split()] for row in rows_of(self.stream, table)]
@@ -306,6 +323,72 @@ def test_a_put_that_lacks_known_columns_is_completed_with_their_defaults(two: Tw
     assert entry.changes[0].columns == ("id", "text", "n", "Colour", "more")
     assert entry.changes[0].rows == [["k", "x", 1, "red", None]]
     assert rows_of(two.stream, "t") == [{"id": "k", "text": "x", "n": 1, "Colour": "red"}]
+
+
+def test_a_put_on_a_row_that_is_there_leaves_the_columns_alone_that_it_does_not_name(two: Two) -> None:
+    two.stream.declare(B, [shape("t", 'id TEXT, text TEXT, n INTEGER, colour TEXT ="red"')])
+    send(two.stream, two.b.seal(two.b.put("t", "id text n colour", ["k", "x", 1, "blue"])))
+    entry = only_entry(send(two.stream, two.a.seal(two.a.put("t", COLUMNS, ["k", "y", 2], ["new", "z", 3]))))
+    born, kept = entry.changes
+    assert (born.op, born.columns, born.rows) == ("put", ("id", "text", "n", "colour"), [["new", "z", 3, "red"]])
+    assert (kept.op, kept.columns, kept.rows) == ("set", ("id", "text", "n"), [["k", "y", 2]])
+    assert {row["id"]: row["colour"] for row in rows_of(two.stream, "t")} == {"k": "blue", "new": "red"}
+    assert two.conflicts() == [(A, "overwritten", B, {"text": "x", "n": 1})]
+    two.folds_again()
+
+
+def test_a_put_after_a_delete_in_the_same_batch_is_completed(two: Two) -> None:
+    two.stream.declare(B, [shape("t", 'id TEXT, text TEXT, n INTEGER, colour TEXT ="red"')])
+    send(two.stream, two.b.seal(two.b.put("t", "id text n colour", ["k", "x", 1, "blue"])))
+    two.a.base = two.stream.head
+    send(two.stream, two.a.seal(two.a.delete("t", "id", ["k"]), two.a.put("t", COLUMNS, ["k", "y", 2])))
+    assert rows_of(two.stream, "t") == [{"id": "k", "text": "y", "n": 2, "colour": "red"}]
+    two.folds_again()
+
+
+def test_a_put_of_a_key_alone_on_a_row_that_is_there_is_taken_as_nothing(two: Two) -> None:
+    two.both_know(["k", "x", 1])
+    entry = only_entry(send(two.stream, two.b.seal(two.b.put("t", "id", ["k"]))))
+    assert (entry.changes, entry.refused) == ([], [])
+    assert two.rows() == [["k", "x", 1]]
+
+
+def test_a_put_that_spells_a_key_otherwise_brings_its_spelling_and_keeps_the_other_columns(two: Two) -> None:
+    two.stream.declare(A, [shape("w", 'id TEXT NOCASE, text TEXT, colour TEXT ="red"')])
+    send(two.stream, two.a.seal(two.a.put("w", "id text colour", ["k", "x", "blue"])))
+    entry = only_entry(send(two.stream, two.b.seal(two.b.put("w", "id text", ["K", "y"]))))
+    assert (entry.changes[0].op, entry.changes[0].rows) == ("put", [["K", "y", "blue"]])
+    assert rows_of(two.stream, "w") == [{"id": "K", "text": "y", "colour": "blue"}]
+    two.folds_again()
+
+
+def test_a_seed_compares_the_columns_that_it_names(two: Two) -> None:
+    two.stream.declare(B, [shape("t", 'id TEXT, text TEXT, n INTEGER, colour TEXT ="red"')])
+    send(two.stream, two.b.seal(two.b.put("t", "id text n colour", ["k", "x", 1, "blue"])))
+    runs = two.a.seed("t", COLUMNS, ["k", "x", 1], ["new", "z", 3])
+    entry = only_entry(send(two.stream, two.a.seal(runs)))
+    assert entry.refused == []
+    assert [(run.op, run.rows) for run in entry.changes] == [("seed", [["new", "z", 3, "red"]])]
+    two.folds_again()
+
+
+@pytest.mark.parametrize("second", ["put", "set", "delete", "seed"])
+@pytest.mark.parametrize("first", ["put", "set", "delete", "seed"])
+def test_of_two_operations_on_one_key_the_later_is_refused_save_for_a_row_made_anew(
+    two: Two, first: str, second: str
+) -> None:
+    two.both_know(["k", "x", 1])
+    rows = {"put": ["k", "p", 2], "set": ["k", "s", 3], "seed": ["k", "x", 1]}
+    runs = [
+        two.a.delete("t", "id", ["k"]) if op == "delete" else getattr(two.a, op)("t", COLUMNS, rows[op])
+        for op in (first, second)
+    ]
+    entry = only_entry(send(two.stream, two.a.seal(*runs)))
+    repeated = [refusal for refusal in entry.refused if refusal.reason == "wrong_key"]
+    reborn = {first, second} in ({"delete", "put"}, {"delete", "seed"})
+    assert len(repeated) == (0 if reborn else 1)
+    assert all("another operation on this key" in refusal.detail for refusal in repeated)
+    two.folds_again()
 
 
 def test_a_set_is_not_completed(two: Two) -> None:
