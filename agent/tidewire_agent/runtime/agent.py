@@ -174,6 +174,7 @@ class Agent:
                 if not error.retry:
                     raise
                 self._troubles.say_error(error)
+            await self._close_database()
             await asyncio.sleep(delay)
             delay = min(delay * 2, self._settings.retry_delay_max_s)
 

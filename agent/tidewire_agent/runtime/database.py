@@ -69,7 +69,12 @@ class Database(Generic[StoreT]):
                 return sqlite3.connect(":memory:", check_same_thread=False)
             return opened[0].connection
 
-        connection = await aiosqlite.Connection(connect, _ROWS_PER_FETCH)
+        connecting = asyncio.ensure_future(aiosqlite.Connection(connect, _ROWS_PER_FETCH))
+        try:
+            connection = await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            await (await connecting).close()  # the thread must not outlive the loop that it answers to
+            raise
         if not failed:
             return cls(connection, opened[0])
         await connection.close()

@@ -44,6 +44,7 @@ from tidewire_agent.session.session import Session, Standing
 from tidewire_agent.session.states import State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
+from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
 from tidewire_link.errors import Disconnected as PublishCut
@@ -51,7 +52,7 @@ from tidewire_link.errors import LinkError, NotConnected, PayloadTooLarge, Publi
 from tidewire_link.port import Link
 from tidewire_schemas import topics
 from tidewire_schemas.codec import encode
-from tidewire_schemas.errors import DatabaseError, SequenceGap
+from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import FreshRequest, Page, ReplayRequest, Welcome
 from tidewire_schemas.parts import split
 
@@ -136,6 +137,8 @@ class Engine:
         # Both are bounded by what the session asks for: one reading of batches, one page, a few questions.
         self._to_hub: asyncio.Queue[HubEffect] = asyncio.Queue()
         self._to_file: asyncio.Queue[FileEffect] = asyncio.Queue()
+        self._hello_waits = False
+        """Whether a Hello is to be made still: it will tell what the file holds then."""
         self._committed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._failed: asyncio.Future[None] = self._loop.create_future()
@@ -149,6 +152,8 @@ class Engine:
         self._app_wrote_at = -inf
         self._app_wrote = False
         """Since the last look."""
+        self._parked = 0
+        """As it was logged last."""
         self.lock_s = 0.0
         """How long sealing has held the app's write lock, all in all."""
 
@@ -237,7 +242,10 @@ class Engine:
     def _perform(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             match effect:
+                case SendHello() if self._hello_waits:
+                    pass  # the one that waits says all that this one would
                 case SendHello() | SendBatches() | RequestReplay() | AskFresh():
+                    self._hello_waits = self._hello_waits or isinstance(effect, SendHello)
                     self._to_hub.put_nowait(effect)
                 case Follow() | ApplyPage() | AnswerFresh() | Renumber():
                     self._to_file.put_nowait(effect)
@@ -294,9 +302,11 @@ class Engine:
             looked_at = now
             self._budget.spend(sealed.outcome.lock_s * (RUSH_WEIGHT if now < self._rush_until else 1), now)
             if sealed.shapes_changed:
+                # Before anything else: what was sealed now must not be sent in the present handshake.
+                self._introduce(sealed.standing)
                 await self._say_tables()
-                await self._reintroduce()
-            self._perform(self.session.sealed(sealed.last, self._loop.time()))
+            else:
+                self._perform(self.session.sealed(sealed.standing.sealed, self._loop.time()))
             if sealed.questions:
                 self._perform(self.session.ask_fresh(sealed.questions, self._loop.time()))
             if sealed.outcome.more:
@@ -325,19 +335,16 @@ class Engine:
         if budget is not None:
             await asyncio.sleep(budget.wait_s(self._loop.time()))
         try:
-            applied, position, shapes_changed = await self._patiently(
-                partial(self._database.run, filework.apply_page, page)
-            )
-            if budget is not None:
-                budget.spend(applied.lock_s * weight, self._loop.time())
-            self._troubles.clear("log_diverged")
-            if shapes_changed:
+            done = await self._patiently(partial(self._database.run, filework.apply_page, page))
+            position = done.standing.position
+            if done.shapes_changed:
+                self._introduce(done.standing)
                 await self._say_tables()
-                await self._reintroduce()
-            if applied.refused or applied.parked:
-                _log.info("entry %d: %d refused, %d parked", position.seq, applied.refused, applied.parked)
-        except SequenceGap:
-            position = (await self._database.run(filework.read_standing)).position
+            if done.applied is not None:
+                if budget is not None:
+                    budget.spend(done.applied.lock_s * weight, self._loop.time())
+                self._troubles.clear("log_diverged")
+                self._log_applied(done.applied)
         except LogDiverged as error:
             self._troubles.say_error(error)
             await asyncio.sleep(DIVERGED_PAUSE_S)
@@ -345,6 +352,11 @@ class Engine:
             position = self.session.position
         self._perform(self.session.applied(position, self._loop.time()))
         self.wake()  # seeds, once a table has been brought up
+
+    def _log_applied(self, applied: Applied) -> None:
+        if applied.refused or applied.parked != self._parked:
+            _log.info("entry %d: %d refused, %d parked", applied.position.seq, applied.refused, applied.parked)
+        self._parked = applied.parked
 
     def _budget_of_applying(self) -> tuple[LockBudget | None, int]:
         """What applying a page may cost the app just now: nothing to save where no app writes."""
@@ -361,7 +373,10 @@ class Engine:
             self._troubles.clear("tables_not_synced")
 
     async def _reintroduce(self) -> None:
-        standing = await self._database.run(filework.read_standing)
+        self._introduce(await self._database.run(filework.read_standing))
+
+    def _introduce(self, standing: Standing) -> None:
+        """Stop sending, and say Hello anew."""
         self.incarnation = standing.incarnation
         self._perform(self.session.reintroduce(standing, self._loop.time()))
 
@@ -392,6 +407,7 @@ class Engine:
                     case SendBatches():
                         await self._send_batches(effect)
                     case SendHello():
+                        self._hello_waits = False
                         hello = await self._patiently(lambda: self._database.run(filework.hello, self._boot))
                         await self._publish(self._ask_topic, encode(hello))
                     case RequestReplay(position, pages):
@@ -410,7 +426,7 @@ class Engine:
 
     async def _send_batches(self, effect: SendBatches) -> None:
         batches = await self._patiently(
-            lambda: self._database.run(filework.outbox, effect.after, effect.count_max, effect.bytes_max)
+            lambda: self._database.run(filework.outbox, effect.after, effect.sealed, effect.count_max, effect.bytes_max)
         )
         sent = [SentBatch(batch.batch, batch.digest, len(batch.payload)) for batch in batches]
         # Told before it is published, as the ack may come before the broker's confirmation.
@@ -423,10 +439,10 @@ class Engine:
 
     async def _publish(self, topic: str, payload: bytes, *, turn: int | None = None) -> None:
         for piece in split(payload, min(self._link_bytes_max, self._hub_bytes_max)):
-            if turn is not None and turn != self.session.turn:
-                return  # the handshake began anew meanwhile
             while True:
                 await self._link.room()
+                if turn is not None and turn != self.session.turn:
+                    return  # the handshake began anew meanwhile
                 try:
                     future = self._link.publish(topic, piece)
                 except WindowFull:

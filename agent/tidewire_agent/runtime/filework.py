@@ -10,19 +10,29 @@ from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
 from tidewire_agent.store.seal import SealOutcome
+from tidewire_schemas.errors import SequenceGap
 from tidewire_schemas.messages import Hello, Page
-from tidewire_schemas.positions import Position
 
 
 class Sealed(NamedTuple):
     """What one look at the file brought."""
 
     outcome: SealOutcome
-    last: int
-    """The newest batch that is sealed and durable."""
+    standing: Standing
     shapes_changed: bool
+    """Whether the hub must be told other shapes before anything that was sealed now is sent."""
     questions: list[str]
     """Nonces of open `fresh` questions."""
+
+
+class PageDone(NamedTuple):
+    """What became of a page."""
+
+    applied: Applied | None
+    """None where it did not continue what is applied."""
+    standing: Standing
+    shapes_changed: bool
+    """Whether the hub must be told other shapes."""
 
 
 def read_standing(store: EdgeStore) -> Standing:
@@ -38,23 +48,25 @@ def read_standing(store: EdgeStore) -> Standing:
 
 def look(store: EdgeStore, now_ms: int) -> Sealed:
     """Seal what was committed, and bring it to the disk before anything of it is sent. (Guarantee 1.)"""
-    shapes_changed = store.refresh()
     outcome = store.seal(now_ms)
     if outcome.batches:
         store.harden()
-    last = store.last_sealed
-    return Sealed(outcome, last.batch if last else 0, shapes_changed, store.fresh_asked())
+    return Sealed(outcome, read_standing(store), store.shapes_news, store.fresh_asked())
 
 
-def apply_page(store: EdgeStore, page: Page) -> tuple[Applied, Position, bool]:
-    """What was applied, after which entry the next page must go on, and whether shapes have changed before."""
-    shapes_changed = store.refresh()
-    return store.apply(page), store.replay_from, shapes_changed
+def apply_page(store: EdgeStore, page: Page) -> PageDone:
+    """Apply a page if it continues what is applied."""
+    try:
+        applied = store.apply(page)
+    except SequenceGap:
+        applied = None
+    return PageDone(applied, read_standing(store), store.shapes_news)
 
 
-def outbox(store: EdgeStore, after: int, count_max: int, bytes_max: int) -> list[SealedBatch]:
-    """Batches after this number, within the limits."""
-    return store.outbox(after, count_max=count_max, bytes_max=bytes_max)
+def outbox(store: EdgeStore, after: int, sealed: int, count_max: int, bytes_max: int) -> list[SealedBatch]:
+    """Batches after one number up to another, within the limits."""
+    found = store.outbox(after, count_max=count_max, bytes_max=bytes_max)
+    return [batch for batch in found if batch.batch <= sealed]
 
 
 def digests_of(store: EdgeStore, batches: Sequence[int]) -> dict[int, str]:
@@ -81,5 +93,5 @@ def hello(store: EdgeStore, boot: str) -> Hello:
         epoch=store.epoch,
         last_sealed=store.last_sealed,
         oldest_kept=store.oldest_kept,
-        tables=store.shapes(),
+        tables=store.tell_shapes(),
     )

@@ -29,10 +29,14 @@ class SendHello:
 
 @dataclass(frozen=True, slots=True)
 class SendBatches:
-    """Read batches after number `after` from the outbox, publish them in order, and say `sent` with the same `turn`."""
+    """Read batches after number `after` from the outbox, publish them in order, and say `sending` with the same `turn`.
+
+    None above `sealed`: what was sealed since may be of tables that the hub has not been told of.
+    """
 
     turn: int
     after: int
+    sealed: int
     count_max: int
     bytes_max: int
 

@@ -210,6 +210,8 @@ class Session:
 
     def reintroduce(self, standing: Standing, now: float) -> list[Effect]:
         """What `Hello` said has changed (tables, numbering): say it again."""
+        if self._renumbering and standing.incarnation == self._incarnation:
+            return self._out()  # it is said with the new numbers, once they are made
         self._renumbering = False
         self._stand(standing)
         if self.state is not State.OFFLINE:
@@ -363,7 +365,7 @@ class Session:
         count, size = self._window.room
         if count:
             self._reading = True
-            self._effects.append(SendBatches(self._turn, self._next_batch - 1, count, size))
+            self._effects.append(SendBatches(self._turn, self._next_batch - 1, self._sealed, count, size))
 
     def _take_ack(self, ack: Ack, now: float, random: float) -> None:
         if ack.incarnation != self._incarnation or ack.boot not in (None, self._boot) or self.state not in FOLLOWING:

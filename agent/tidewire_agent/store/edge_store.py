@@ -105,6 +105,7 @@ class EdgeStore:
         self._path = path
         self._settings = settings
         self._switch = switch
+        self._told_tables: dict[int, TableShape] | None = None
         self._meta = Meta(connection)
         self._outbox = Outbox(
             connection,
@@ -297,18 +298,33 @@ class EdgeStore:
                 self._connection.execute(f"DROP TABLE {KV_TABLE}")
 
     def refresh(self) -> bool:
-        """Follow a change of the schema; True where the hub must be told other shapes (say Hello again)."""
+        """Follow a change of the schema; whether there are `shapes_news`."""
         with _sqlite_errors():
-            if not self._catalogue.is_stale():
-                return False
-            changed = self._catalogue.refresh()
-            self._pending.forget()
-            self._applier.schema_changed()
-            return changed
+            if self._catalogue.is_stale():
+                self._catalogue.refresh()
+                self._pending.forget()
+                self._applier.schema_changed()
+            return self.shapes_news
 
     def shapes(self) -> tuple[TableShape, ...]:
-        """The shapes of the attached tables, as the hub is told."""
+        """The shapes of the attached tables."""
         return tuple(synced.table.shape for synced in self._catalogue)
+
+    def tell_shapes(self) -> tuple[TableShape, ...]:
+        """The shapes for a Hello: what the hub is told, and knows from then on."""
+        self._told_tables = self._shapes_by_id()
+        return tuple(self._told_tables.values())
+
+    @property
+    def shapes_news(self) -> bool:
+        """Whether the tables are others than the hub was told, until it is told these (say Hello again).
+
+        By their numbers, too: one that was detached and attached again is to be brought up anew.
+        """
+        return self._told_tables is not None and self._told_tables != self._shapes_by_id()
+
+    def _shapes_by_id(self) -> dict[int, TableShape]:
+        return {synced.attached.id: synced.table.shape for synced in self._catalogue}
 
     def problems(self) -> list[str]:
         """What a person should know about tables that are wanted and not synced."""
@@ -337,6 +353,7 @@ class EdgeStore:
         Those that the applied log includes are never sent again.
         """
         with _sqlite_errors():
+            self.refresh()
             with self._transaction():
                 dropped = self._outbox.renumber(after)
                 self._connection.execute("UPDATE tidewire_table SET first_batch = max(1, first_batch - ?)", (dropped,))
@@ -375,10 +392,12 @@ class EdgeStore:
 
     def follow(self, log_id: str, epoch: int, head: Position) -> None:
         """Remember what a Welcome said: the log, its epoch, and how far it goes."""
-        with _sqlite_errors(), self._transaction():
-            self._meta.set(log_id=log_id, heard_epoch=max(epoch, self.epoch))
-            self._seeds.aim(head.seq)
-            self._seeds.advance(self.replay_from)
+        with _sqlite_errors():
+            self.refresh()
+            with self._transaction():
+                self._meta.set(log_id=log_id, heard_epoch=max(epoch, self.epoch))
+                self._seeds.aim(head.seq)
+                self._seeds.advance(self.replay_from)
 
     def apply(self, page: Page) -> Applied:
         """Apply what is new of a page.

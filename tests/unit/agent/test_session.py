@@ -308,7 +308,7 @@ def test_sending_goes_on_after_what_the_hub_has() -> None:
     made = session(sealed=9)
     made.connected(0.0)
     effects = made.welcomed(welcome(at(4), accepted=7), {7: digest(7)}, 0.0)
-    assert only(effects, SendBatches) == [SendBatches(made.turn, 7, 3, 1024)]
+    assert only(effects, SendBatches) == [SendBatches(made.turn, 7, 9, 3, 1024)]
 
 
 def test_a_digest_that_differs_finds_the_last_common_batch_and_renumbers() -> None:
@@ -352,6 +352,15 @@ def test_while_renumbering_neither_welcome_nor_reconnect_says_hello() -> None:
     assert SendHello() in made.reintroduce(Standing(OTHER, LOG, EPOCH, START, 3), 2.0)
 
 
+def test_while_renumbering_changed_tables_wait_for_the_new_numbers() -> None:
+    made = session(sealed=3)
+    made.connected(0.0)
+    made.welcomed(welcome(accepted=5), {}, 0.0)
+    assert made.reintroduce(Standing(ME, LOG, EPOCH, START, 4), 1.0) == []
+    assert made.welcomed(welcome(accepted=5), {}, 1.0) == []
+    assert SendHello() in made.reintroduce(Standing(OTHER, LOG, EPOCH, START, 4), 2.0)
+
+
 # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -364,23 +373,44 @@ def test_nothing_is_sent_before_the_handshake() -> None:
 
 def test_a_sealed_batch_is_read_at_once_and_one_reading_goes_on_at_a_time() -> None:
     made = live()
-    assert made.sealed(1, 1.0) == [SendBatches(made.turn, 0, 3, 1024)]
+    assert made.sealed(1, 1.0) == [SendBatches(made.turn, 0, 1, 3, 1024)]
     assert made.sealed(2, 1.0) == []
-    assert made.sending(made.turn, sent(1, 1), 1.0) == [SendBatches(made.turn, 1, 2, 1014)]
+    assert made.sending(made.turn, sent(1, 1), 1.0) == [SendBatches(made.turn, 1, 2, 2, 1014)]
+
+
+def test_what_is_sealed_later_is_not_read_with_what_was_sealed_before() -> None:
+    made = live()
+    made.sealed(2, 0.0)
+    made.sealed(5, 0.0)
+    assert made.sending(made.turn, sent(1, 2), 0.0) == [SendBatches(made.turn, 2, 5, 1, 1004)]
+
+
+def test_what_was_sealed_of_changed_tables_is_sent_only_after_the_next_welcome() -> None:
+    made = live()
+    made.sealed(1, 0.0)
+    turn = made.turn
+    effects = made.reintroduce(Standing(ME, LOG, EPOCH, made.position, 2), 0.0)
+    assert SendHello() in effects
+    assert only(effects, SendBatches) == []
+    assert made.turn != turn
+    assert made.sending(turn, sent(1, 1), 0.0) == []
+    assert made.sealed(3, 0.0) == []
+    effects = made.welcomed(welcome(), {}, 0.0)
+    assert only(effects, SendBatches) == [SendBatches(made.turn, 0, 3, 3, 1024)]
 
 
 def test_the_window_is_bounded_by_count() -> None:
     made = live()
     made.sealed(9, 0.0)
     assert made.sending(made.turn, sent(1, 3), 0.0) == []
-    assert feed(made, ack(2)) == [SendBatches(made.turn, 3, 2, 1014)]
+    assert feed(made, ack(2)) == [SendBatches(made.turn, 3, 9, 2, 1014)]
 
 
 def test_the_window_is_bounded_by_bytes_and_takes_one_large_batch() -> None:
     made = live()
     made.sealed(9, 0.0)
     assert made.sending(made.turn, sent(1, 1, size=5000), 0.0) == []
-    assert feed(made, ack(1)) == [SendBatches(made.turn, 1, 3, 1024)]
+    assert feed(made, ack(1)) == [SendBatches(made.turn, 1, 9, 3, 1024)]
 
 
 def test_an_ack_covers_all_batches_before_it_and_ends_the_waiting() -> None:
@@ -424,7 +454,7 @@ def test_without_an_ack_in_time_it_says_hello_and_sends_again() -> None:
     assert made.turn != turn
     assert made.sending(turn, sent(1, 2), 11.0) == []
     effects = made.welcomed(welcome(accepted=1), {1: digest(1)}, 11.0)
-    assert only(effects, SendBatches) == [SendBatches(made.turn, 1, 3, 1024)]
+    assert only(effects, SendBatches) == [SendBatches(made.turn, 1, 2, 3, 1024)]
     made.sending(made.turn, sent(2, 2), 11.0)
     assert ClearProblem("no_ack") in feed(made, ack(2), now=11.1)
 
@@ -450,10 +480,10 @@ def test_resend_goes_on_from_the_batch_that_is_asked_for_once() -> None:
     made.sealed(3, 0.0)
     made.sending(made.turn, sent(1, 3), 0.0)
     turn = made.turn
-    assert feed(made, problem("resend", batch=2), now=1.0) == [SendBatches(turn + 1, 1, 3, 1024)]
+    assert feed(made, problem("resend", batch=2), now=1.0) == [SendBatches(turn + 1, 1, 3, 3, 1024)]
     assert feed(made, problem("resend", batch=2), now=1.0) == []
     later = 1.0 + LIMITS.hello_pause_s
-    assert feed(made, problem("resend", batch=2), now=later) == [SendBatches(turn + 2, 1, 3, 1024)]
+    assert feed(made, problem("resend", batch=2), now=later) == [SendBatches(turn + 2, 1, 3, 3, 1024)]
 
 
 def test_resend_of_what_was_never_sent_is_ignored() -> None:
@@ -484,7 +514,7 @@ def test_an_outbox_that_is_empty_after_all_is_not_read_again_and_again() -> None
     made = live()
     made.sealed(1, 0.0)
     assert made.sending(made.turn, [], 0.0) == []
-    assert made.sealed(1, 0.0) == [SendBatches(made.turn, 0, 3, 1024)]
+    assert made.sealed(1, 0.0) == [SendBatches(made.turn, 0, 1, 3, 1024)]
 
 
 # ── catching up ───────────────────────────────────────────────────────────────────────────────────────────────────

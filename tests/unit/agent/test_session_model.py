@@ -143,8 +143,8 @@ class Conversation(RuleBasedStateMachine):
             match effect:
                 case SendHello() | RequestReplay() | AskFresh():
                     self.to_hub.append((effect, self.device.incarnation))
-                case SendBatches(turn, after, count_max, _):
-                    numbers = [n for n in sorted(self.device.batches) if n > after][:count_max]
+                case SendBatches(turn, after, sealed, count_max, _):
+                    numbers = [n for n in sorted(self.device.batches) if after < n <= sealed][:count_max]
                     batches = [SentBatch(n, self.device.batches[n], 10) for n in numbers]
                     self.to_hub.extend((batch, self.device.incarnation) for batch in batches)
                     self.perform(self.session.sending(turn, batches, self.now))
