@@ -368,7 +368,7 @@ async def test_messages_leave_at_once(broker: Mosquitto, links: list[MqttLink]) 
         began = loop.time()
         await links[0].publish("t", b"x")
         times.append(loop.time() - began)
-    assert sorted(times)[25] < 0.005
+    assert sorted(times)[25] < 0.05
 
 
 async def test_a_network_that_comes_and_goes_loses_only_what_was_in_flight(

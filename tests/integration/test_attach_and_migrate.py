@@ -473,3 +473,16 @@ def test_a_renamed_table_goes_on_under_its_new_name_when_all_are_synced(fleet: F
     assert b.rows("SELECT id FROM memos ORDER BY id") == [("1",), ("2",)]
     assert a.store.problems() == []
     fleet.assert_equal()
+
+
+def test_no_batch_is_sealed_above_what_the_hub_takes(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.store.heed(4096)
+    a.sql(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 500)"
+        " INSERT INTO notes SELECT i, 'body ' || i FROM n"
+    )
+    fleet.sync()
+    assert max(len(batch.payload) for batch in a.store.outbox(0, count_max=100, bytes_max=10**9)) < 5000
+    assert b.rows("SELECT count(*) FROM notes") == [(500,)]
+    fleet.assert_equal()

@@ -132,7 +132,7 @@ class Engine:
         self._ask_topic = topics.ask(settings.stream, device)
         self._link_bytes_max = settings.payload_bytes_max
         self._hub_bytes_max = settings.payload_bytes_max
-        self._batch_bytes_max = inf
+        self._batch_bytes_max: int | None = None
         self._denied_topic: str | None = None
         # Both are bounded by what the session asks for: one reading of batches, one page, a few questions.
         self._to_hub: asyncio.Queue[HubEffect] = asyncio.Queue()
@@ -294,7 +294,7 @@ class Engine:
             await asyncio.sleep(self._budget.wait_s(self._loop.time()))
             self._committed.clear()
             app_wrote, self._app_wrote = self._app_wrote, False
-            sealed = await self._patiently(lambda: self._database.run(filework.look, int(time.time() * 1000)))
+            sealed = await self._patiently(self._look)
             now = self._loop.time()
             self.lock_s += sealed.outcome.lock_s
             if app_wrote and sealed.outcome.changes > RUSH_CHANGES_PER_S * max(now - looked_at, 0.1):
@@ -313,6 +313,9 @@ class Engine:
                 self._committed.set()
             if sealed.outcome.batches or sealed.shapes_changed:
                 self._on_change(False)
+
+    async def _look(self) -> filework.Sealed:
+        return await self._database.run(filework.look, int(time.time() * 1000), self._batch_bytes_max)
 
     async def _file_loop(self) -> None:
         while True:
@@ -432,7 +435,7 @@ class Engine:
         # Told before it is published, as the ack may come before the broker's confirmation.
         self._perform(self.session.sending(effect.turn, sent, self._loop.time()))
         for batch in batches:
-            if len(batch.payload) > self._batch_bytes_max:
+            if self._batch_bytes_max is not None and len(batch.payload) > self._batch_bytes_max:
                 self._troubles.say(_too_large(batch, self._batch_bytes_max))
                 return
             await self._publish(self._up_topic, batch.payload, turn=effect.turn)

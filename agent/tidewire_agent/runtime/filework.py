@@ -46,8 +46,13 @@ def read_standing(store: EdgeStore) -> Standing:
     )
 
 
-def look(store: EdgeStore, now_ms: int) -> Sealed:
-    """Seal what was committed, and bring it to the disk before anything of it is sent. (Guarantee 1.)"""
+def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None) -> Sealed:
+    """Seal what was committed, and bring it to the disk before anything of it is sent. (Guarantee 1.)
+
+    `hub_bytes_max` is the largest batch that the hub takes, where that is known.
+    """
+    if hub_bytes_max is not None:
+        store.heed(hub_bytes_max)
     outcome = store.seal(now_ms)
     if outcome.batches:
         store.harden()

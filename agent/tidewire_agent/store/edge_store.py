@@ -338,6 +338,10 @@ class EdgeStore:
             self.refresh()
             return self._sealer.seal(now_ms)
 
+    def heed(self, batch_bytes_max: int) -> None:
+        """Seal no batch above what the hub takes, as its Welcome says."""
+        self._sealer.heed(batch_bytes_max)
+
     def harden(self) -> None:
         """Bring all commits to the disk, outside any lock. `outbox` does it too."""
         self._outbox.harden()
