@@ -125,7 +125,7 @@ def log(
     settings = _settings(values, config)
     reader = LogReader(DataDirectory(settings.data, settings.stream).log)
     try:
-        following = max(1, reader.newest() - 19) if from_seq is None else from_seq
+        following = max(1, reader.newest() + 1 - min(limit or 20, 20)) if from_seq is None else from_seq
         left = limit
         while left is None or left > 0:
             entries = reader.read(following, min(_READ_ENTRIES, left or _READ_ENTRIES))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
 
 from tidewire_agent.cli.common import EPILOG, database_options, open_store, settings_of
+from tidewire_agent.store.dead_letters import CannotRetry
 from tidewire_agent.store.edge_store import EdgeStore
-from tidewire_link.command_line import json_option, print_records, time_text
+from tidewire_link.command_line import ExitCode, json_option, print_records, time_text
 from tidewire_schemas.errors import SettingError
 
 
@@ -78,6 +80,13 @@ def _each(
         unknown = [number for number in ids if number not in held]
         if unknown:
             raise SettingError(f"there is no dead letter {unknown[0]}", hint="see `dead list`")
+        kept = 0
         for number in sorted(held if all_of_them else ids):
-            act(store, number)
-            click.echo(f"{number} {done}")
+            try:
+                act(store, number)
+                click.echo(f"{number} {done}")
+            except CannotRetry as error:  # the others may do
+                kept += 1
+                click.echo(f"{number} stays: {error}", err=True)
+    if kept:
+        sys.exit(ExitCode.ERROR)

@@ -347,7 +347,7 @@ class Engine:
                 if budget is not None:
                     budget.spend(done.applied.lock_s * weight, self._loop.time())
                 self._troubles.clear("log_diverged")
-                self._log_applied(done.applied)
+                await self._say_applied(done.applied)
         except LogDiverged as error:
             self._troubles.say_error(error)
             await asyncio.sleep(DIVERGED_PAUSE_S)
@@ -356,10 +356,12 @@ class Engine:
         self._perform(self.session.applied(position, self._loop.time()))
         self.wake()  # seeds, once a table has been brought up
 
-    def _log_applied(self, applied: Applied) -> None:
+    async def _say_applied(self, applied: Applied) -> None:
         if applied.refused or applied.parked != self._parked:
             _log.info("entry %d: %d refused, %d parked", applied.position.seq, applied.refused, applied.parked)
-        self._parked = applied.parked
+        if applied.parked != self._parked:
+            self._parked = applied.parked
+            await self._say_tables()
 
     def _budget_of_applying(self) -> tuple[LockBudget | None, int]:
         """What applying a page may cost the app just now: nothing to save where no app writes."""

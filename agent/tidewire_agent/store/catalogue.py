@@ -157,6 +157,8 @@ class Catalogue:
                     self._read(name)
                 except TableNotSyncable as error:
                     found.append(str(error))
+        if not self.registry.by_id and not wanted:
+            found.append("no table is attached: name tables with --table, or give --all-tables")
         return found
 
     # ── one table ─────────────────────────────────────────────────────────────────────────────────────────────────

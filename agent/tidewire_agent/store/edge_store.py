@@ -327,8 +327,8 @@ class EdgeStore:
         return {synced.attached.id: synced.table.shape for synced in self._catalogue}
 
     def problems(self) -> list[str]:
-        """What a person should know about tables that are wanted and not synced."""
-        return self._catalogue.problems()
+        """What a person should know about tables that are wanted and not synced, in whole or in part."""
+        return [*self._catalogue.problems(), *self._rows.problems()]
 
     # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -439,7 +439,7 @@ class EdgeStore:
         """
         with _sqlite_errors(), snapshot(self._connection):
             found = []
-            for _attached, table in self._catalogue:
+            for _attached, table in sorted(self._catalogue, key=lambda synced: synced.table.name):
                 folded = [fold(name) for name in table.column_names]
                 order = column_order(folded)
                 ordered_names = [folded[place] for place in order]

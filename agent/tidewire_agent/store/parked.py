@@ -79,6 +79,14 @@ class Parked:
         ).fetchall()
         return [_parked(row) for row in rows]
 
+    def by_table(self) -> list[tuple[int, str, int]]:
+        """How much is parked: (table id, reason, rows)."""
+        if self.count == 0:
+            return []
+        return self._connection.execute(
+            "SELECT t, reason, count(*) FROM tidewire_parked GROUP BY t, reason ORDER BY t, reason"
+        ).fetchall()
+
     def fullest_table(self) -> int:
         """The table of which most is parked."""
         row = self._connection.execute(

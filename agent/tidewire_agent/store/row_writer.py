@@ -26,6 +26,11 @@ from tidewire_schemas.values import Value, decode_row, encode
 
 UNKNOWN_COLUMN: Final = "unknown_column"
 CONSTRAINT: Final = "constraint"
+_WAITS_FOR: Final = {
+    UNKNOWN_COLUMN: "in part, for columns that it does not have here",
+    CONSTRAINT: "as they clash with rows here",
+}
+
 RETRIED_ROWS_MAX: Final = 500
 """Clashing rows tried again at the end of one transaction: bounds how long that holds the app's write lock."""
 OVERLAID: Final = "overlaid"
@@ -322,6 +327,15 @@ class RowWriter:
             problem=f"table {attached.name!r} is behind: more than parked_rows_max={self._parked_rows_max} changes of"
             " other devices do not fit it; add the columns it lacks, or mend the rows that clash, then attach it again",
         )
+
+    def problems(self) -> list[str]:
+        """What a person should know about changes that wait."""
+        found = []
+        for table_id, reason, rows in self._parked.by_table():
+            attached = self._catalogue.registry.by_id.get(table_id)
+            if attached is not None and reason in _WAITS_FOR:
+                found.append(f"table {attached.name!r}: {rows} rows of other devices wait, {_WAITS_FOR[reason]}")
+        return found
 
     def drop_older(self, entry: Entry) -> None:
         """What is parked for a row is obsolete when an own entry, later in the log, has written the row."""
