@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -331,3 +332,14 @@ def test_writers_are_never_held_up_by_the_agent_for_long(tmp_path: Path, online:
         assert here.keys() == there.keys()
         assert [here.get(key) for key in here.keys()] == [there.get(key) for key in there.keys()]  # noqa: SIM118
     assert max(waits) < 2
+
+
+def test_the_last_words_of_an_object_that_closes_tell_how_things_are(
+    tmp_path: Path, broker: Mosquitto, hub: None, online: dict[str, Any]
+) -> None:
+    with DataSync(tmp_path / "a.db", device="till-1", **online) as sync:
+        sync.update("k", 1)
+        sync.flush(30)
+    command = ["mosquitto_sub", "-p", str(broker.port), "-t", "tidewire/v1/device/till-1/state", "-C", "1", "-W", "10"]
+    said = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert (said["state"], said["pending"], said["position"][1]) == ("stopped", 0, 1)

@@ -153,6 +153,9 @@ class Agent:
     async def _shut(self, reporter: Reporter) -> None:
         """Say goodbye and close what is open; a step that hangs or fails does not keep the others from being done."""
         reporter.enter("stopped")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.stop_timeout_s):
+                await self._refresh_report()  # the last words tell how things are, not how they were
         if self._link is not None:
             with contextlib.suppress(LinkError, TimeoutError):
                 async with asyncio.timeout(self._settings.stop_timeout_s):
@@ -303,7 +306,7 @@ class Agent:
 
     async def _refresh_report(self) -> None:
         reporter = cast(Reporter, self._reporter)
-        if self._database is None or self._engine is None:
+        if self._database is None:
             return
         with contextlib.suppress(DatabaseError, ValueError):  # closed or failing: the last numbers stay
             backlog, standing, position = await self._database.run(_report)
