@@ -153,9 +153,6 @@ class Agent:
     async def _shut(self, reporter: Reporter) -> None:
         """Say goodbye and close what is open; a step that hangs or fails does not keep the others from being done."""
         reporter.enter("stopped")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.stop_timeout_s):
-                await self._refresh_report()  # the last words tell how things are, not how they were
         if self._link is not None:
             with contextlib.suppress(LinkError, TimeoutError):
                 async with asyncio.timeout(self._settings.stop_timeout_s):
@@ -213,6 +210,9 @@ class Agent:
                 cast(Reporter, self._reporter).enter("halted")
             finally:
                 self._engine = cast(Reporter, self._reporter).engine = None
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._settings.stop_timeout_s):
+                        await self._refresh_report()  # the last words tell how things are, not how they were
                 await self._close_database()
             if time.monotonic() - began > self._settings.retry_delay_max_s:
                 delay = self._settings.retry_delay_min_s
