@@ -331,7 +331,7 @@ def test_writers_are_never_held_up_by_the_agent_for_long(tmp_path: Path, online:
             sync.fresh(60)
         assert here.keys() == there.keys()
         assert [here.get(key) for key in here.keys()] == [there.get(key) for key in there.keys()]  # noqa: SIM118
-    assert max(waits) < 2
+    assert max(waits) < 5
 
 
 def test_the_last_words_of_an_object_that_closes_tell_how_things_are(

@@ -67,7 +67,7 @@ async def test_the_loop_runs_on_while_a_write_waits_for_the_lock(path: Path) -> 
             writing = asyncio.create_task(sync.update("k", 2))
             began = time.monotonic()
             assert await sync.get("k") == 1
-            assert time.monotonic() - began < 0.3
+            assert time.monotonic() - began < 3
             with pytest.raises(DatabaseBusy):
                 await writing
             other.execute("ROLLBACK")
