@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from zlib import crc32
 
 import pytest
 
 from support.broker import Mosquitto
+from support.fleet import Fleet
 from support.protocol import PROTOCOLS, VARIABLES, Protocol
 
 BROKERS_WORD: dict[str, Protocol] = {"5": "5", "2": "3.1.1"}
@@ -48,3 +50,11 @@ def broker(broker: Mosquitto, protocol: Protocol) -> Iterator[Mosquitto]:
     yield broker
     spoken = re.findall(r" as tidewire-\S+ \(p(\d)", broker.log)
     assert {BROKERS_WORD[word] for word in spoken} <= {protocol}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """A hub's stream and edge stores in this process."""
+    fleet = Fleet(tmp_path)
+    yield fleet
+    fleet.close()

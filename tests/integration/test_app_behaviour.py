@@ -5,22 +5,10 @@ Guarantees 4, 6 and 7, statement by statement.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from support.fleet import Edge, Fleet
 
 USERS = "CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE COLLATE NOCASE, name TEXT, n INTEGER DEFAULT 7)"
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT, rank REAL)"
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.close()
 
 
 def pair(fleet: Fleet, schema: str) -> tuple[Edge, Edge]:

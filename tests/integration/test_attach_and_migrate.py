@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,13 +11,6 @@ from support.fleet import Edge, Fleet
 from tidewire_agent.store.edge_store import StoreSettings
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT)"
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.close()
 
 
 def test_rows_that_were_there_before_are_offered_in_chunks(fleet: Fleet) -> None:

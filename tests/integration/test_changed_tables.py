@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -28,13 +27,6 @@ REBUILD_WITH_COLUMN = """
     ALTER TABLE other RENAME TO notes;
     COMMIT;
 """
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.close()
 
 
 def test_a_new_column_is_news_until_a_hello_tells_it(fleet: Fleet) -> None:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from support.fleet import Edge, Fleet
 
 USERS = "CREATE TABLE users (id TEXT PRIMARY KEY, email TEXT UNIQUE, name TEXT)"
 ITEMS = "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT, n INTEGER)"
-
-
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    fleet = Fleet(tmp_path)
-    yield fleet
-    fleet.close()
 
 
 def pair(fleet: Fleet, schema: str) -> tuple[Edge, Edge]:
