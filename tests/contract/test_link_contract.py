@@ -350,9 +350,13 @@ async def test_after_close_everything_says_so(bench: Bench) -> None:
 async def test_close_while_connecting_leaves_nothing_behind(bench: Bench) -> None:
     bench.freeze()
     link = bench.link("a")
+    before = asyncio.all_tasks()
     await link.open()
     await asyncio.sleep(0.05)
+    assert asyncio.all_tasks() > before  # it is trying
     await asyncio.wait_for(link.close(), 2)
+    assert not link.connected
+    assert asyncio.all_tasks() <= before
     bench.thaw()
 
 

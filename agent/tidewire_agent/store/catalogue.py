@@ -133,9 +133,8 @@ class Catalogue:
         self.refresh()
         return True
 
-    def refresh(self) -> bool:
-        """Look at the schema again; True where the shapes that the hub was told are no longer right."""
-        before = {table_id: table.shape for table_id, table in self._definitions.items()}
+    def refresh(self) -> None:
+        """Look at the schema again, and follow what has changed."""
         with self._transaction():
             self.registry.reload()
             self._definitions = {}
@@ -145,7 +144,6 @@ class Catalogue:
             version = self._current_version()
         # Our own CREATE TRIGGER statements move the version too; only what comes after counts.
         self.schema_version = version
-        return before != {table_id: table.shape for table_id, table in self._definitions.items()}
 
     def problems(self) -> list[str]:
         """What a person should know about tables that are wanted and not synced."""
