@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tidewire_hub.settings import HubSettings
-    from tidewire_hub.stream import BatchProblem, Commit
+    from tidewire_hub.stream import Acked, BatchProblem, Commit
 
 _MAYBE_PART: Final = re.compile(rb'.{0,60}"type"\s*:\s*"part"', re.DOTALL)
 """A part names its type near its beginning, however it is spelled; only what matches is parsed on the event loop."""
@@ -366,7 +366,11 @@ class HubCore:
             self._voice.publish(topic, page.payload)
 
     def _ack(self, commit: Commit, now: Now) -> None:
-        newest = {(ack.device, ack.incarnation): ack for ack in commit.acks}
+        newest: dict[tuple[str, str], Acked] = {}
+        for ack in commit.acks:  # a batch that came again behind a newer one must not hide that one's ack
+            known = newest.get((ack.device, ack.incarnation))
+            if known is None or ack.batch > known.batch:
+                newest[ack.device, ack.incarnation] = ack
         for (device, incarnation), ack in newest.items():
             session = self._sessions.of(device)
             session.was_accepted(incarnation, ack.batch)

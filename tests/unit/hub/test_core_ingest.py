@@ -220,6 +220,13 @@ def test_a_repeated_batch_is_acked_again_and_goes_out_only_once() -> None:
     assert [(ack.batch, ack.seq) for ack in told(effects, "a")] == [(1, 4)]
 
 
+def test_a_batch_that_comes_again_behind_a_newer_one_does_not_hide_that_ones_ack() -> None:
+    driver = Driver.make()
+    group = group_of(driver.up("a", batch(1)))
+    acks = [Acked("a", INCARNATION, number, message_digest(batch(number)), Seq(number)) for number in (1, 2, 1)]
+    assert [ack.batch for ack in told(driver.appended(group, acks=acks), "a")] == [2]
+
+
 def test_a_gap_is_told_once_for_all_batches_behind_it() -> None:
     driver = Driver.make()
     driver.ask("a", hello())
