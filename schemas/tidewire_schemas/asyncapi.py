@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from tidewire_schemas.base import VERSION
 from tidewire_schemas.json_schema import Schema, all_message_types, component_schemas, message_types, type_name
-from tidewire_schemas.messages import VERSION
 from tidewire_schemas.topics import ROOT, Kind
 
 
@@ -39,8 +39,8 @@ CHANNELS: Final = (
         "Questions of a device",
         "send",
         "ask",
-        "A device shakes hands, asks for entries that it missed, or asks how far the log goes.",
-        replies=("welcome", "replay", "fresh_answer", "problem", "part"),
+        "A device shakes hands, asks for entries that it missed or for a snapshot, or asks how far the log goes.",
+        replies=("welcome", "replay", "snapshot", "snapshot_chunk", "fresh_answer", "problem", "part"),
     ),
     Channel(
         "log",
@@ -65,7 +65,7 @@ CHANNELS: Final = (
         "Answers to a device",
         "receive",
         "receiveAnswers",
-        "The hub answers one device: welcome, acks, replay, problems.",
+        "The hub answers one device: welcome, acks, replay, snapshots, problems.",
     ),
     Channel(
         "device_state",

@@ -15,10 +15,13 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
+from tidewire_schemas.base import VERSION, Message
+from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import MalformedMessage, MessageError, MessageTooLarge, UnsupportedVersion
-from tidewire_schemas.messages import ON_TOPIC, VERSION, Batch, Message, Run
+from tidewire_schemas.messages import ON_TOPIC, Batch, Run
 from tidewire_schemas.positions import Position
 from tidewire_schemas.topics import Kind
+from tidewire_schemas.values import WireRow
 
 PAYLOAD_BYTES_MAX: Final = 100_000
 """Default limit of one MQTT message: every known broker takes it (AWS IoT, the smallest, takes 128 KiB)."""
@@ -123,6 +126,36 @@ def encode_replay(incarnation: str, boot: str, page: bytes, *, last: bool) -> by
         b"true" if last else b"false",
         page,
     )
+
+
+def encode_chunk_body(
+    *, snapshot: str, chunk: int, table: str, key: int, columns: Iterable[str], rows: list[WireRow]
+) -> bytes:
+    """What a snapshot chunk says to every device: stored once, sent by `encode_snapshot_chunk`."""
+    rows_json = to_json(rows)
+    return b'"snapshot":"%s","chunk":%d,"table":%s,"key":%d,"columns":%s,"digest":"%s","rows":%s}' % (
+        snapshot.encode(),
+        chunk,
+        to_json(table),
+        key,
+        to_json(list(columns)),
+        message_digest(rows_json).encode(),
+        rows_json,
+    )
+
+
+def encode_snapshot_chunk(incarnation: str, boot: str, body: bytes) -> bytes:
+    """A snapshot chunk for one device around a body that is encoded already."""
+    return b'{"v":1,"type":"snapshot_chunk","incarnation":"%s","boot":"%s",%s' % (
+        incarnation.encode(),
+        boot.encode(),
+        body,
+    )
+
+
+def rows_digest(rows: list[WireRow]) -> str:
+    """The checksum of a snapshot chunk's rows, to be compared with its `digest`."""
+    return message_digest(to_json(rows))
 
 
 def encode_entry(

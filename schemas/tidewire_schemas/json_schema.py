@@ -11,8 +11,9 @@ from typing import Any, Final, get_args
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from tidewire_schemas import messages, shapes
-from tidewire_schemas.messages import ON_TOPIC, Message
+from tidewire_schemas import messages, shapes, snapshots
+from tidewire_schemas.base import Message
+from tidewire_schemas.messages import ON_TOPIC
 from tidewire_schemas.topics import Kind
 
 Schema = dict[str, Any]
@@ -97,4 +98,6 @@ def _field_docs(module: ModuleType) -> Iterator[tuple[tuple[str, str], str]]:
                     yield (node.name, name), _paragraphs(text)
 
 
-_FIELD_DOCS: Final[Mapping[tuple[str, str], str]] = dict([*_field_docs(messages), *_field_docs(shapes)])
+_FIELD_DOCS: Final[Mapping[tuple[str, str], str]] = dict(
+    [*_field_docs(messages), *_field_docs(shapes), *_field_docs(snapshots)]
+)

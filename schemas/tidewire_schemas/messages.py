@@ -10,19 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationInfo, WithJsonSchema, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import FailFast, Field, model_validator
 
+from tidewire_schemas.base import PAYLOAD_BYTES_MIN, Component, Message
 from tidewire_schemas.names import Id, Identifier, TopicName, fold
 from tidewire_schemas.positions import Count, Millis, Ordinal, Position
 from tidewire_schemas.shapes import COLUMNS_MAX, TableShape
+from tidewire_schemas.snapshots import LoadProgress, Snapshot, SnapshotChunk, SnapshotRequest
 from tidewire_schemas.topics import Kind
 from tidewire_schemas.values import WireRow, check_rows
-
-VERSION: Final = 1
-
-PAYLOAD_BYTES_MIN: Final = 1024
-"""No side may ask for smaller messages than this: a part must hold more than its own header."""
 
 Op = Literal["put", "set", "delete", "seed"]
 
@@ -39,36 +35,6 @@ RefusalReason = Literal[
     "wrong_key",  # the key columns are not the table's, or a key value is NULL
     "wrong_value",  # a value that the column cannot take as it is
 ]
-
-
-Version = Annotated[int, Field(ge=VERSION, le=VERSION), WithJsonSchema({"const": VERSION})]
-"""The protocol's version. Not a Literal, which would take `true` and `1.0` as well."""
-
-
-def _demand_v_and_type(schema: dict[str, Any]) -> None:
-    """Python may leave them to their defaults, the wire may not."""
-    required = schema.get("required", [])
-    schema["required"] = [*(name for name in ("v", "type") if name in schema["properties"]), *required]
-
-
-class Message(BaseModel):
-    """Base of all messages: frozen, no unknown fields, no coercion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_demand_v_and_type)
-
-    v: Version = VERSION
-
-    @model_validator(mode="after")
-    def _says_what_it_is(self, info: ValidationInfo) -> Self:
-        if info.mode == "json" and not {"v", "type"} <= self.model_fields_set:
-            raise PydanticCustomError("missing", "`v` and `type` are required")
-        return self
-
-
-class Component(BaseModel):
-    """Base of what messages are made of."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 # ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -234,7 +200,7 @@ class DeviceState(Message):
     """How a device is: retained, and as last will with state `offline`."""
 
     type: Literal["device_state"] = "device_state"
-    state: Literal["offline", "handshaking", "catching_up", "live", "stopped", "halted"]
+    state: Literal["offline", "handshaking", "catching_up", "loading_snapshot", "live", "stopped", "halted"]
     """`offline` is the last will, `stopped` a clean stop, `halted` waits for a person (see `problem`)."""
     incarnation: Id
     boot: Id
@@ -244,6 +210,8 @@ class DeviceState(Message):
     oldest_unsent_at: Millis | None = None
     """When the oldest of these was sealed, milliseconds since 1970 by the device's clock."""
     dead_letters: Count | None = None
+    snapshot: LoadProgress | None = None
+    """How much of a snapshot is loaded, None while none is: meanwhile tables hold some of its rows and not others."""
     problem: str | None = None
     version: str | None = None
 
@@ -269,9 +237,11 @@ class Welcome(Message):
     epoch: Ordinal
     head: Position
     oldest: Count
-    """The lowest seq that replay can serve."""
+    """The lowest seq that replay can serve: a device that lacks entries before it takes a snapshot."""
     checkpoint: Literal["on_log", "off_log"]
-    """Whether the device's checkpoint is an entry of this log (or the start of it)."""
+    """Whether the device's checkpoint is an entry of this log, kept or not, or the start of it."""
+    snapshot_advised: bool = False
+    """The device is so far behind that a snapshot costs less than replay."""
     accepted: ChainPoint | None
     """The newest batch of this incarnation in the log: the device goes on with the one after."""
     recent: tuple[ChainPoint, ...] = ()
@@ -348,7 +318,8 @@ class Problem(Message):
     boot: Id | None = None
     code: str
     """`resend`: go on from `batch`. `fork`: the digests differ at `batch`. `log_unknown`: the device follows another
-    log. `hello_needed`: say Hello first. Or the code of the error in `message`."""
+    log. `hello_needed`: say Hello first. `replay_too_old`: take a snapshot. `snapshot_building`: wait for its manifest.
+    `snapshot_gone`: ask for another. Or the code of the error in `message`."""
     message: str
     hint: str = ""
     retry: bool = False
@@ -401,9 +372,11 @@ class Part(Message):
 
 
 UpMessage = Annotated[Batch | Part, Field(discriminator="type")]
-AskMessage = Annotated[Hello | ReplayRequest | FreshRequest | Part, Field(discriminator="type")]
+AskMessage = Annotated[Hello | ReplayRequest | SnapshotRequest | FreshRequest | Part, Field(discriminator="type")]
 LogMessage = Annotated[Page | Part, Field(discriminator="type")]
-InMessage = Annotated[Welcome | Ack | Replay | FreshAnswer | Problem | Part, Field(discriminator="type")]
+InMessage = Annotated[
+    Welcome | Ack | Replay | Snapshot | SnapshotChunk | FreshAnswer | Problem | Part, Field(discriminator="type")
+]
 
 ON_TOPIC: Final[Mapping[Kind, Any]] = {
     "up": UpMessage,

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 
 from pydantic_core import to_json
 
+from tidewire_schemas.base import PAYLOAD_BYTES_MIN
 from tidewire_schemas.codec import encode
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import MalformedMessage, MessageTooLarge, SequenceGap, SettingError
-from tidewire_schemas.messages import PAYLOAD_BYTES_MIN, Part
+from tidewire_schemas.messages import Part
 
 _OVERHEAD_BYTES = 300
 """More than a part's JSON takes around its text."""

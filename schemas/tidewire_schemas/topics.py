@@ -1,10 +1,12 @@
 """Topic names: built and parsed here and nowhere else.
 
     tidewire/v1/stream/{stream}/up/{device}     device → hub    Batch, Part
-    tidewire/v1/stream/{stream}/ask/{device}    device → hub    Hello, ReplayRequest, FreshRequest, Part
+    tidewire/v1/stream/{stream}/ask/{device}    device → hub    Hello, ReplayRequest, SnapshotRequest,
+                                                                FreshRequest, Part
     tidewire/v1/stream/{stream}/log             hub → all       Page, Part
     tidewire/v1/stream/{stream}/head            hub → all       Head (retained)
-    tidewire/v1/device/{device}/in/{stream}     hub → device    Welcome, Ack, Replay, FreshAnswer, Problem, Part
+    tidewire/v1/device/{device}/in/{stream}     hub → device    Welcome, Ack, Replay, Snapshot, SnapshotChunk,
+                                                                FreshAnswer, Problem, Part
     tidewire/v1/device/{device}/state           device → all    DeviceState (retained, last will)
     tidewire/v1/hub/{node}/state                hub → all       HubState (retained, last will)
 
@@ -38,7 +40,7 @@ def up(stream: str, device: str) -> str:
 
 
 def ask(stream: str, device: str) -> str:
-    """Where a device asks: handshake, replay, freshness."""
+    """Where a device asks: handshake, replay, snapshots, freshness."""
     return f"{ROOT}/stream/{_stream(stream)}/ask/{_device(device)}"
 
 

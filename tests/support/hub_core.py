@@ -13,8 +13,9 @@ from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.settings import HubSettings
 from tidewire_hub.stream import Acked, BatchProblem, Commit
 from tidewire_schemas import codec, topics
+from tidewire_schemas.base import Message
 from tidewire_schemas.digest import NO_DIGEST, message_digest
-from tidewire_schemas.messages import Hello, LastSealed, Message, ReplayRequest
+from tidewire_schemas.messages import Hello, LastSealed, ReplayRequest
 from tidewire_schemas.positions import START, Position, Seq
 
 LOG = "a" * 32

@@ -21,8 +21,9 @@ from tidewire_link.mqtt import MqttLink
 from tidewire_link.port import Connected, Received
 from tidewire_link.settings import LinkSettings
 from tidewire_schemas import codec, topics
+from tidewire_schemas.base import Message
 from tidewire_schemas.digest import NO_DIGEST, message_digest
-from tidewire_schemas.messages import Ack, Entry, Head, Hello, Message, Page, Part, Problem, Replay, Welcome
+from tidewire_schemas.messages import Ack, Entry, Head, Hello, Page, Part, Problem, Replay, Welcome
 from tidewire_schemas.parts import Assembler, split
 from tidewire_schemas.positions import START, Position
 from tidewire_schemas.shapes import ColumnShape, TableShape

@@ -6,6 +6,8 @@ from typing import Any, get_args
 
 from hypothesis import strategies as st
 
+from tidewire_schemas.base import Message
+from tidewire_schemas.codec import rows_digest
 from tidewire_schemas.keys import Affinity, Collation
 from tidewire_schemas.messages import (
     Ack,
@@ -20,7 +22,6 @@ from tidewire_schemas.messages import (
     Hello,
     HubState,
     LastSealed,
-    Message,
     Op,
     Page,
     Part,
@@ -36,6 +37,14 @@ from tidewire_schemas.messages import (
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import SAFE_INTEGER_MAX, Position
 from tidewire_schemas.shapes import ColumnShape, ForeignKey, TableShape, UniqueSet
+from tidewire_schemas.snapshots import (
+    IncludedBatch,
+    LoadProgress,
+    Snapshot,
+    SnapshotChunk,
+    SnapshotRequest,
+    SnapshotTable,
+)
 from tidewire_schemas.values import INTEGER_MAX, INTEGER_MIN, RawText, Value, encode
 
 
@@ -138,6 +147,40 @@ def pages(draw: st.DrawFn) -> Page:
     return Page(log=draw(ids), prev=Position(draw(counts), first - 1), entries=entries)
 
 
+@st.composite
+def snapshot_requests(draw: st.DrawFn) -> SnapshotRequest:
+    snapshot = draw(st.none() | ids)
+    return SnapshotRequest(
+        incarnation=draw(ids),
+        boot=draw(ids),
+        snapshot=snapshot,
+        tables=draw(st.none() | st.lists(identifiers, max_size=3).map(tuple)),
+        first=draw(counts),
+        chunks=0 if snapshot is None else draw(st.integers(0, 64)),
+    )
+
+
+@st.composite
+def snapshot_chunks(draw: st.DrawFn) -> SnapshotChunk:
+    columns = draw(column_names(1, 4))
+    rows = draw(st.lists(wire_rows(len(columns)), min_size=1, max_size=3))
+    return SnapshotChunk(
+        incarnation=draw(ids),
+        boot=draw(ids),
+        snapshot=draw(ids),
+        chunk=draw(counts),
+        table=draw(identifiers),
+        key=draw(st.integers(1, len(columns))),
+        columns=tuple(columns),
+        digest=rows_digest(rows),
+        rows=rows,
+    )
+
+
+snapshot_tables = st.builds(
+    SnapshotTable, table=identifiers, rows=counts, bytes=counts, first=counts, chunks=counts, digest=ids
+)
+included_batches = st.builds(IncludedBatch, incarnation=ids, batch=ordinals, digest=ids, seq=ordinals)
 chain_points = st.builds(ChainPoint, batch=ordinals, digest=ids, seq=counts)
 batches = st.builds(
     Batch, incarnation=ids, batch=ordinals, prev_digest=ids, sealed_at=millis, changes=st.lists(runs(), max_size=3)
@@ -160,14 +203,16 @@ messages: dict[str, st.SearchStrategy[Message]] = {
         tables=st.lists(table_shapes(), max_size=2).map(tuple),
     ),
     "replay_request": st.builds(ReplayRequest, **who, position=positions, pages=st.integers(1, 64)),
+    "snapshot_request": snapshot_requests(),
     "fresh_request": st.builds(FreshRequest, **who, nonce=ids),
     "device_state": st.builds(
         DeviceState,
         **who,
-        state=st.sampled_from(["offline", "live", "halted"]),
+        state=st.sampled_from(["offline", "live", "loading_snapshot", "halted"]),
         position=st.none() | positions,
         pending=st.none() | counts,
         oldest_unsent_at=st.none() | millis,
+        snapshot=st.none() | st.builds(LoadProgress, snapshot=ids, loaded=counts, chunks=counts),
         problem=st.none() | texts,
     ),
     "welcome": st.builds(
@@ -178,6 +223,7 @@ messages: dict[str, st.SearchStrategy[Message]] = {
         head=positions,
         oldest=counts,
         checkpoint=st.sampled_from(["on_log", "off_log"]),
+        snapshot_advised=st.booleans(),
         accepted=st.none() | chain_points,
         recent=st.lists(chain_points, max_size=3).map(tuple),
         table_problems=st.lists(st.builds(TableProblem, table=identifiers, code=texts, message=texts), max_size=2).map(
@@ -191,6 +237,18 @@ messages: dict[str, st.SearchStrategy[Message]] = {
     ),
     "page": pages(),
     "replay": st.builds(Replay, **who, last=st.booleans(), page=pages()),
+    "snapshot": st.builds(
+        Snapshot,
+        **who,
+        snapshot=ids,
+        log=ids,
+        position=positions,
+        chunks=counts,
+        bytes=counts,
+        tables=st.lists(snapshot_tables, max_size=3).map(tuple),
+        included=st.lists(included_batches, max_size=3).map(tuple),
+    ),
+    "snapshot_chunk": snapshot_chunks(),
     "fresh_answer": st.builds(FreshAnswer, **who, nonce=ids, head=positions),
     "problem": st.builds(
         Problem, incarnation=st.none() | ids, code=texts, message=texts, hint=texts, batch=st.none() | counts

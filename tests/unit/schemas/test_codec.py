@@ -19,8 +19,9 @@ from tidewire_schemas.errors import (
 )
 from tidewire_schemas.json_schema import message_types, type_name
 from tidewire_schemas.messages import Batch, Entry, Page, Replay, Run
+from tidewire_schemas.snapshots import SnapshotChunk, SnapshotRequest
 from tidewire_schemas.topics import Kind
-from unit.schemas.strategies import batches, messages, millis, ordinals, pages, runs
+from unit.schemas.strategies import batches, messages, millis, ordinals, pages, runs, snapshot_chunks
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CARRIED = [(kind, type_name(message)) for kind in KINDS for message in message_types(kind)]
@@ -327,3 +328,46 @@ def test_a_page_whose_entries_do_not_follow_each_other_is_refused() -> None:
     page = b'{"v":1,"type":"page","log":"%s","prev":[1,1],"entries":[%s]}' % (b"e" * 32, entry)
     with pytest.raises(MalformedMessage, match="entry 3 stands where 2 belongs"):
         codec.parse("log", page)
+
+
+# ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@settings(max_examples=25)
+@given(snapshot_chunks())
+def test_a_chunk_is_put_together_from_its_stored_body_as_from_the_model(chunk: SnapshotChunk) -> None:
+    body = codec.encode_chunk_body(
+        snapshot=chunk.snapshot,
+        chunk=chunk.chunk,
+        table=chunk.table,
+        key=chunk.key,
+        columns=chunk.columns,
+        rows=chunk.rows,
+    )
+    payload = codec.encode_snapshot_chunk(chunk.incarnation, chunk.boot, body)
+    assert payload == codec.encode(chunk)
+    received = codec.parse("in", payload, bytes_max=10**7)
+    assert isinstance(received, SnapshotChunk)
+    assert codec.rows_digest(received.rows) == received.digest == chunk.digest
+
+
+def test_chunks_are_asked_for_of_a_named_snapshot_alone() -> None:
+    with pytest.raises(ValidationError, match="named snapshot"):
+        SnapshotRequest(incarnation="a" * 32, boot="b" * 32, snapshot=None, chunks=1)
+    assert SnapshotRequest(incarnation="a" * 32, boot="b" * 32, snapshot=None).tables is None
+
+
+@pytest.mark.parametrize(("key", "row"), [(3, [1, 2]), (1, [1]), (1, [1, {"blob": 7}])])
+def test_a_chunk_that_does_not_fit_together_is_refused(key: int, row: list[Any]) -> None:
+    with pytest.raises((ValidationError, ValueNotStorable)):
+        SnapshotChunk(
+            incarnation="a" * 32,
+            boot="b" * 32,
+            snapshot="c" * 32,
+            chunk=0,
+            table="t",
+            key=key,
+            columns=("id", "v"),
+            digest="d" * 32,
+            rows=[row],
+        )

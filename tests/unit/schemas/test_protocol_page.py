@@ -9,8 +9,9 @@ from typing import Any, Final, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
-from tidewire_schemas import codec, generate, messages, shapes, topics
-from tidewire_schemas.digest import message_digest
+from tidewire_schemas import codec, generate, messages, shapes, snapshots, topics
+from tidewire_schemas.base import PAYLOAD_BYTES_MIN, Component
+from tidewire_schemas.digest import as_hex, column_order, message_digest, row_digest, table_digest
 from tidewire_schemas.json_schema import all_message_types, message_types, type_name
 from tidewire_schemas.messages import ON_TOPIC, RefusalReason
 from tidewire_schemas.parts import Assembler
@@ -27,7 +28,16 @@ TITLES: Final[dict[Kind, str]] = {
     "device_state": "Device state",
     "hub_state": "Hub state",
 }
-COMPONENTS: Final = [messages.Run, messages.Entry, messages.Refusal, messages.HeldRow, shapes.TableShape]
+COMPONENTS: Final = [
+    messages.Run,
+    messages.Entry,
+    messages.Refusal,
+    messages.HeldRow,
+    shapes.TableShape,
+    snapshots.SnapshotTable,
+    snapshots.IncludedBatch,
+    snapshots.LoadProgress,
+]
 
 
 def payloads() -> dict[str, str]:
@@ -70,7 +80,7 @@ def test_each_section_names_its_topic_and_every_field(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_every_field_of_what_messages_are_made_of_is_named(component: type[messages.Component]) -> None:
+def test_every_field_of_what_messages_are_made_of_is_named(component: type[Component]) -> None:
     for field in component.model_fields:
         assert f"`{field}`" in PAGE, field
 
@@ -103,7 +113,23 @@ def test_the_examples_tell_one_story() -> None:
     assert example("hello")["position"] == page["prev"] == example("replay_request")["position"]
     assert example("head")["head"] == example("fresh_answer")["head"] == [other["epoch"], other["seq"]]
     assert example("fresh_answer")["nonce"] == example("fresh_request")["nonce"]
-    assert {example(name)["log"] for name in ("hello", "welcome", "page", "head")} == {page["log"]}
+    assert {example(name)["log"] for name in ("hello", "welcome", "page", "head", "snapshot")} == {page["log"]}
+
+
+def test_the_example_of_a_snapshot_holds_the_rows_of_the_batch() -> None:
+    batch, manifest, chunk = example("batch"), example("snapshot"), example("snapshot_chunk")
+    rows = chunk["rows"]
+    assert rows == batch["changes"][0]["rows"]
+    assert chunk["digest"] == codec.rows_digest(rows)
+    assert manifest["position"][1] == example("ack")["seq"]
+    assert manifest["included"][0]["batch"] == example("welcome")["accepted"]["batch"]
+    assert {example(name)["snapshot"] for name in ("snapshot_request", "snapshot", "snapshot_chunk")} == {
+        manifest["snapshot"]
+    }
+    order = column_order(chunk["columns"])
+    names = [chunk["columns"][place] for place in order]
+    digest = table_digest(row_digest(names, [row[place] for place in order]) for row in rows)
+    assert manifest["tables"][0]["digest"] == as_hex(digest)
 
 
 def test_the_example_of_a_part_is_one_that_an_assembler_takes_in_its_turn() -> None:
@@ -118,5 +144,5 @@ def test_the_limits_on_the_page_are_those_of_the_code() -> None:
     limits = SECTIONS["Limits"]
     assert f"{codec.PAYLOAD_BYTES_MAX:,} bytes" in limits
     assert f"{codec.BATCH_BYTES_MAX // 2**20} MiB" in limits
-    assert f"at least {messages.PAYLOAD_BYTES_MIN:,}" in limits
+    assert f"at least {PAYLOAD_BYTES_MIN:,}" in limits
     assert f"{shapes.COLUMNS_MAX:,}" in limits
