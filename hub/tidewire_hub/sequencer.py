@@ -15,7 +15,7 @@ from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.refusals import lost_by, refusals_of
 from tidewire_hub.resolve import resolve
 from tidewire_hub.resolve_view import Writer, life_of
-from tidewire_hub.state.fresh import fresh_runs
+from tidewire_hub.state.plain import plain_runs
 from tidewire_hub.state.store import Folded, State
 from tidewire_schemas.codec import ParsedBatch, encode_entry, encode_runs, parse_batch
 from tidewire_schemas.digest import message_digest
@@ -125,8 +125,8 @@ class Sequencer:
             digest=digest,
             at=self._at_ms,
         )
-        fresh = fresh_runs(batch.changes, self._state.catalogue)
-        if fresh is not None and self._state.take_fresh(fresh, entry):
+        plain = plain_runs(batch.changes, self._state.catalogue)
+        if plain is not None and self._state.take_plain(plain, entry):
             self._add(entry, b"[]", parsed.changes_json, b"")
         else:
             self._resolve(entry, parsed)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, isfinite, isnan
 from typing import Annotated, Any, Final, TypeAlias
@@ -40,6 +40,7 @@ INTEGER_MIN: Final = -(2**63)
 INTEGER_MAX: Final = 2**63 - 1
 
 _PLAIN: Final = frozenset({int, str, type(None)})
+_TEXT_OR_NULL: Final = frozenset({str, type(None)})
 _NUMBERS_AND_PLAIN: Final = _PLAIN | {float}
 _REALS: Final = {"inf": inf, "-inf": -inf}
 
@@ -118,23 +119,24 @@ def decode_row(row: Sequence[Any]) -> Sequence[Value]:
     return [decode(value) for value in row]
 
 
-def check_rows(rows: Iterable[Sequence[Any]], width: int) -> None:
+def check_rows(rows: Sequence[Sequence[Any]], width: int) -> None:
     """Check that every row has `width` values and that SQLite can hold each.
 
     Raises:
-        ValueNotStorable: the first that does not fit.
+        ValueNotStorable: one that does not fit.
     """
-    for row in rows:
-        if len(row) != width:
-            raise ValueNotStorable(f"a row has {len(row)} values where {width} columns are named")
-        for value in row:
-            kind = type(value)
-            if kind is str or value is None:
-                continue
-            if kind is int and INTEGER_MIN <= value <= INTEGER_MAX:
-                continue
-            if kind is float and isfinite(value):
-                continue
+    for count in set(map(len, rows)):
+        if count != width:
+            raise ValueNotStorable(f"a row has {count} values where {width} columns are named")
+    for column in zip(*rows, strict=True):
+        types = set(map(type, column))
+        if types <= _TEXT_OR_NULL:
+            continue
+        if types == {int} and min(column) >= INTEGER_MIN and max(column) <= INTEGER_MAX:
+            continue
+        if types == {float} and all(map(isfinite, column)):
+            continue
+        for value in column:
             decode(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final, TypeAlias
 
@@ -24,6 +25,12 @@ def cells_json(cells: Cells) -> bytes:
 def cells_digest(stored: bytes) -> int:
     """The row's digest, as `digest.row_digest` computes it from the values."""
     return int.from_bytes(blake2b(stored, digest_size=DIGEST_BYTES).digest(), "big")
+
+
+def digest_sum(stored: Iterable[bytes]) -> int:
+    """The sum of many rows' digests, not reduced."""
+    digests = [blake2b(row, digest_size=DIGEST_BYTES).digest() for row in stored]
+    return sum([int.from_bytes(digest, "big") for digest in digests])
 
 
 def cells_of(stored: bytes) -> Cells:
@@ -55,7 +62,7 @@ class Total:
         return as_hex(self.digest)
 
     def add(self, rows: int, digest: int) -> None:
-        """Some rows more; `digest` is the sum of theirs."""
+        """Some rows more, or less where negative; `digest` is by how much the sum of theirs grows."""
         self.rows += rows
         self.digest = add(self.digest, digest)
 

@@ -6,7 +6,10 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-_SIZES: Final = (512, 64, 8, 1)
+CHUNK: Final = 512
+"""Values in the longest list."""
+
+_SIZES: Final = (CHUNK, 64, 8, 1)
 
 
 def select_in(

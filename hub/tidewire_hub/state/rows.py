@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import Final, TypeAlias
+from typing import Final
 
 from pydantic_core import to_json
 
@@ -13,9 +12,10 @@ from tidewire_hub.catalogue import Table
 from tidewire_hub.effects import Effects
 from tidewire_hub.resolve_view import Cells, Row, unique_value
 from tidewire_hub.state.cells import Total, cells_digest, cells_json, cells_of
-from tidewire_hub.state.chunks import select_in
 from tidewire_hub.state.devices import Devices
-from tidewire_hub.state.fresh import FreshRun
+from tidewire_hub.state.plain import PlainRun
+from tidewire_hub.state.plain_rows import Author, PlainRows
+from tidewire_hub.state.unique_values import HeldValue, UniqueValues
 from tidewire_hub.state.view import StateView
 
 _WRITE_ROW: Final = """
@@ -26,30 +26,12 @@ _WRITE_ROW: Final = """
         born_seq = excluded.born_seq, born_by = excluded.born_by,
         seq = excluded.seq, by = excluded.by, cells_by = excluded.cells_by
 """
-_INSERT_FRESH: Final = """
-    INSERT OR IGNORE INTO row (table_id, born_seq, born_by, key, cells) VALUES {}
-"""
-_FRESH_AT_ONCE: Final = 50
-"""Rows in one statement: a statement per row costs as much again as the row itself; more than 50 save nothing more."""
-
-_INSERT_ONE: Final = _INSERT_FRESH.format("(?1, ?2, ?3, ?4, ?5)")
-_INSERT_MANY: Final = _INSERT_FRESH.format(
-    ", ".join(f"(?1, ?2, ?3, ?{number}, ?{number + 1})" for number in range(4, 4 + 2 * _FRESH_AT_ONCE, 2))
-)
-_UNDO_FRESH: Final = "DELETE FROM row WHERE id > ?"  # rows are never deleted else, so ids grow by one
-_LAST_ID: Final = "SELECT coalesce(max(id), 0) FROM row"
-_ANY_HOLDER: Final = "SELECT 1 FROM unique_value WHERE table_id = ? AND number = ? AND value IN ({})"
-_ADD_VALUE: Final = "INSERT INTO unique_value (table_id, number, value, key) VALUES (?, ?, ?, ?)"
-_REMOVE_VALUE: Final = "DELETE FROM unique_value WHERE table_id = ? AND number = ? AND value = ? AND key = ?"
 _SAVE_TOTAL: Final = """
     INSERT INTO total (table_id, rows, digest) VALUES (?, ?, ?)
     ON CONFLICT (table_id) DO UPDATE SET rows = excluded.rows, digest = excluded.digest
 """
 _SCAN: Final = "SELECT key, cells FROM row WHERE table_id = ? AND cells IS NOT NULL ORDER BY key"
 _REPLACE_CELLS: Final = "UPDATE row SET cells = ? WHERE table_id = ? AND key = ?"
-
-Value: TypeAlias = tuple[int, int, bytes, bytes]
-"""A row of unique_value."""
 
 
 class Rows:
@@ -58,16 +40,15 @@ class Rows:
     def __init__(self, connection: sqlite3.Connection, devices: Devices) -> None:
         self._connection: Final = connection
         self._devices: Final = devices
+        self._unique: Final = UniqueValues(connection)
         self._totals: dict[int, Total] = {}
         self._changed: set[int] = set()
-        self._last_id = 0
 
     def load(self) -> None:
         """Read again what is held in memory, after opening and after a rollback."""
         stored = self._connection.execute("SELECT table_id, rows, digest FROM total")
         self._totals = {table_id: Total(rows, int(digest, 16)) for table_id, rows, digest in stored}
         self._changed = set()
-        self._read_last_id()
 
     def save_totals(self) -> None:
         """Write the totals that have changed, within the transaction."""
@@ -85,28 +66,22 @@ class Rows:
         for key, cells in self._connection.execute(_SCAN, (table.id,)):
             yield key, cells_of(cells)
 
-    def insert_fresh(self, runs: Sequence[FreshRun], seq: int, life: str) -> bool:
-        """Insert whole rows if all their keys and unique values are free; otherwise change nothing and say False."""
-        values = _values_of(runs)
-        if not self._free(values):
-            return False
-        by = self._devices.id_of(life)
-        for run in runs:
-            if self._insert_absent(run, seq, by) != len(run.keys):
-                self._connection.execute(_UNDO_FRESH, (self._last_id,))
+    def write_plain(self, runs: Sequence[PlainRun], seq: int, life: str) -> bool:
+        """Write plain runs where nothing of them has to be judged; otherwise change nothing and say False."""
+        rows = PlainRows(self._connection, Author(seq, self._devices.id_of(life), life))
+        if not (all(run.whole for run in runs) and rows.insert(runs)):
+            if not rows.look_at(runs):
                 return False
-        self._last_id += sum(len(run.keys) for run in runs)
-        if values:
-            self._connection.executemany(_ADD_VALUE, values)
-        for run in runs:
-            self._changing_total(run.table.id).add(len(run.keys), run.digest)
+            rows.write()
+        for table_id, count, digest in rows.growths:
+            self._changing_total(table_id).add(count, digest)
         return True
 
     def write(self, effects: Effects, view: StateView) -> None:
         """Bring rows, unique values and totals to what an entry left; `view` has them as they were."""
         rows = []
-        removed: list[Value] = []
-        added: list[Value] = []
+        removed: list[HeldValue] = []
+        added: list[HeldValue] = []
         id_of = self._devices.id_of
         for (table_id, key), row in effects.rows.items():
             table = effects.tables[table_id]
@@ -122,9 +97,7 @@ class Rows:
             rows.append((table_id, key, cells, row.born.seq, id_of(row.born.life), *writer, cells_by))
         self._connection.executemany(_WRITE_ROW, rows)
         if removed or added:
-            self._connection.executemany(_REMOVE_VALUE, removed)
-            self._connection.executemany(_ADD_VALUE, added)
-        self._read_last_id()
+            self._unique.replace(removed, added)
 
     def complete(self, table: Table, columns: Sequence[str]) -> None:
         """Give every row that was there before these columns their defaults, as devices' rows have them."""
@@ -145,35 +118,7 @@ class Rows:
         """File the values of a unique set that is new in force."""
         unique = table.unique[number]
         values = ((key, unique_value(cells, unique)) for key, cells in self.scan(table))
-        self._connection.executemany(
-            _ADD_VALUE, [(table.id, number, value, key) for key, value in values if value is not None]
-        )
-
-    def _insert_absent(self, run: FreshRun, seq: int, by: int) -> int:
-        """Insert the rows whose key is not there; how many these were."""
-        birth = (run.table.id, seq, by)
-        inserted = 0
-        whole = len(run.keys) - len(run.keys) % _FRESH_AT_ONCE
-        for start in range(0, whole, _FRESH_AT_ONCE):
-            stop = start + _FRESH_AT_ONCE
-            pairs = zip(run.keys[start:stop], run.cells[start:stop], strict=True)
-            inserted += self._connection.execute(_INSERT_MANY, (*birth, *chain.from_iterable(pairs))).rowcount
-        for key, cells in zip(run.keys[whole:], run.cells[whole:], strict=True):
-            inserted += self._connection.execute(_INSERT_ONE, (*birth, key, cells)).rowcount
-        return inserted
-
-    def _free(self, values: Sequence[Value]) -> bool:
-        """Whether nobody holds one of these unique values, nor two of the rows the same."""
-        if not values:
-            return True
-        claimed: dict[tuple[int, int], list[bytes]] = {}
-        for table_id, number, value, _ in values:
-            claimed.setdefault((table_id, number), []).append(value)
-        return all(
-            len(set(wanted)) == len(wanted)
-            and next(select_in(self._connection, _ANY_HOLDER, claim, wanted), None) is None
-            for claim, wanted in claimed.items()
-        )
+        self._unique.replace((), [(table.id, number, value, key) for key, value in values if value is not None])
 
     def _changing_total(self, table_id: int) -> Total:
         self._changed.add(table_id)
@@ -189,22 +134,9 @@ class Rows:
         if after is not None:
             total.add(1, cells_digest(after))
 
-    def _read_last_id(self) -> None:
-        self._last_id = self._connection.execute(_LAST_ID).fetchone()[0]
-
-
-def _values_of(runs: Sequence[FreshRun]) -> list[Value]:
-    return [
-        (run.table.id, number, value, key)
-        for run in runs
-        for number, column in enumerate(run.unique)
-        for value, key in zip(column, run.keys, strict=True)
-        if value is not None
-    ]
-
 
 def _compare_unique(
-    table: Table, key: bytes, before: Row | None, after: Row, *, removed: list[Value], added: list[Value]
+    table: Table, key: bytes, before: Row | None, after: Row, *, removed: list[HeldValue], added: list[HeldValue]
 ) -> None:
     """What changes in the unique values of one row."""
     for number, unique in enumerate(table.unique):

@@ -16,7 +16,7 @@ from tidewire_hub.resolve_view import Writer, life_of, unique_value
 from tidewire_hub.state.chains import Chains
 from tidewire_hub.state.conflicts import Conflicts, Origin
 from tidewire_hub.state.devices import Devices
-from tidewire_hub.state.fresh import FreshRun, fresh_runs
+from tidewire_hub.state.plain import PlainRun, plain_runs
 from tidewire_hub.state.rows import Rows
 from tidewire_hub.state.view import StateView
 from tidewire_schemas.messages import ChainPoint, Entry, Refusal
@@ -133,9 +133,9 @@ class State:
         """The state as resolution of one batch reads it; to be thrown away when something was written."""
         return StateView(self._connection)
 
-    def take_fresh(self, runs: Sequence[FreshRun], entry: Folded) -> bool:
-        """Take up an entry of new rows, if they are new; otherwise nothing is changed."""
-        if not self.rows.insert_fresh(runs, entry.position.seq, life_of(entry.device, entry.incarnation)):
+    def take_plain(self, runs: Sequence[PlainRun], entry: Folded) -> bool:
+        """Take up an entry of plain runs, if nothing of it has to be judged; otherwise nothing is changed."""
+        if not self.rows.write_plain(runs, entry.position.seq, life_of(entry.device, entry.incarnation)):
             return False
         self._take(entry, None)
         return True
@@ -157,8 +157,8 @@ class State:
             refused=entry.refused,
             lost=lost,
         )
-        fresh = None if entry.refused else fresh_runs(entry.changes, self.catalogue)
-        if fresh is not None and self.take_fresh(fresh, folded):
+        plain = plain_runs(entry.changes, self.catalogue)
+        if plain is not None and self.take_plain(plain, folded):
             return
         ops = [op for op in in_phases(read_ops(entry.changes, self.catalogue)) if op.reason is None]
         view = self.view()

@@ -1,9 +1,9 @@
-"""The fast path of new rows: whole rows in the table's own columns, prepared column by column. Pure.
+"""Plain runs: changes whose form leaves nothing to judge, prepared column by column. Pure.
 
-Most of what devices write is new rows of one shape. For these nothing has to be resolved: if none of their keys has a
-row or a tombstone, and none of their unique values a holder, all are births, whatever their base, and the entry repeats
-the batch's bytes. What does not fit (another column, a value that its column would change, a NULL in the key) is left
-to `resolve`, which treats every case; tests hold the two against each other.
+Most of what devices write is of one shape and meets nothing that anybody else wrote. Then nothing has to be resolved
+row by row, and the entry repeats the batch's bytes: `plain_rows.py` says when. What does not fit here (whole rows that
+lack a column, a value that its column would change, a NULL in the key) is left to `resolve`, which treats every case;
+tests hold the two against each other.
 
 Rows are turned into columns first: a loop over a column of one type is a single call into C, a loop over the cells of
 rows is not. That makes this three times as fast as encoding row by row.
@@ -11,26 +11,21 @@ rows is not. That makes this three times as fast as encoding row by row.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from json.encoder import encode_basestring as json_string
-from operator import itemgetter
 from types import NoneType
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import to_json
 
-from tidewire_hub.catalogue import Catalogue, Table
-from tidewire_hub.resolve_view import same
-from tidewire_hub.state.cells import DIGEST_BYTES
+from tidewire_hub.catalogue import Catalogue, Table, Unique
+from tidewire_hub.resolve_view import Cells, same
 from tidewire_schemas.errors import ValueNotStorable
-from tidewire_schemas.keys import Affinity, Collation, apply_affinity, key_bytes
+from tidewire_schemas.keys import Affinity, Collation, apply_affinity, unique_bytes
 from tidewire_schemas.messages import Run
 from tidewire_schemas.names import fold
 from tidewire_schemas.values import decode, encode
-
-Picker: TypeAlias = Callable[[Sequence[Any]], tuple[Any, ...]]
 
 _UNCHANGED: Final[dict[Affinity, frozenset[type]]] = {
     "INTEGER": frozenset({int, NoneType}),
@@ -42,16 +37,23 @@ _UNCHANGED: Final[dict[Affinity, frozenset[type]]] = {
 """Types of JSON values that a column of this affinity stores as they are; others are looked at one by one."""
 
 
-class FreshRun(NamedTuple):
-    """The rows of a run as the state stores them."""
+class PlainRun(NamedTuple):
+    """The rows of a run, ready for the state."""
 
+    run: Run
     table: Table
+    names: tuple[str, ...]
+    """Folded columns."""
     keys: list[bytes]
     cells: list[bytes]
-    digest: int
-    """Sum of the rows' digests (not reduced)."""
+    """Of whole rows: as the state stores them. Else empty."""
     unique: tuple[list[bytes | None], ...]
-    """For each unique set in force the rows' values."""
+    """Of whole rows: for each unique set in force their values."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are whole rows."""
+        return self.run.op in ("put", "seed")
 
 
 class _Plan(NamedTuple):
@@ -64,73 +66,82 @@ class _Plan(NamedTuple):
     affinities: tuple[Affinity, ...]
     collations: tuple[Collation, ...]
     """Of the key's columns."""
-    pick_unique: tuple[Picker, ...]
+    unique: tuple[tuple[int, ...], ...]
+    """Of whole rows: for each unique set in force the places of its columns."""
 
 
 class _Column(NamedTuple):
     """One column of a run."""
 
+    values: Sequence[Any]
     types: frozenset[type]
     json: Sequence[Any]
     """Its values as their JSON text, or what `%s` turns into that; None for NULL."""
 
 
-def fresh_runs(runs: Sequence[Run], catalogue: Catalogue) -> list[FreshRun] | None:
+def plain_runs(runs: Sequence[Run], catalogue: Catalogue) -> list[PlainRun] | None:
     """All runs of a batch prepared, or None where one is not for the fast path."""
     prepared = []
     for run in runs:
         table = catalogue.find(run.table)
-        if table is None or run.op not in ("put", "seed"):
+        plain = None if table is None else _prepare(run, table)
+        if plain is None:
             return None
-        fresh = _prepare(run, table)
-        if fresh is None:
-            return None
-        prepared.append(fresh)
+        prepared.append(plain)
     return prepared
 
 
-def _prepare(run: Run, table: Table) -> FreshRun | None:
+def _prepare(run: Run, table: Table) -> PlainRun | None:
     plan = _plan(table, run.columns, run.key)
     if plan is None:
+        return None
+    whole = run.op in ("put", "seed")
+    if whole and len(plan.names) != len(table.columns):
         return None
     columns: list[_Column] = []
     for values, affinity in zip(zip(*run.rows, strict=True), plan.affinities, strict=True):
         types = frozenset(map(type, values))
-        if len(columns) < run.key and NoneType in types:
+        in_key = len(columns) < run.key
+        if in_key and NoneType in types:
             return None
         if not types <= _UNCHANGED[affinity] and not _unchanged(values, affinity):
             return None
-        columns.append(_Column(types, _json_of(values, types)))
+        columns.append(_Column(values, types, _json_of(values, types) if whole or in_key else ()))
+    keys = [key for key in _compared(columns[: run.key], plan.collations) if key is not None]
+    if not whole:
+        return PlainRun(run, table, plan.names, keys, [], ())
     cells = _cells(columns, plan)
-    digests = [blake2b(row, digest_size=DIGEST_BYTES).digest() for row in cells]
     unique = tuple(
-        [None if None in values else _key(values, each.collations) for values in map(pick, run.rows)]
-        for pick, each in zip(plan.pick_unique, table.unique, strict=True)
+        _compared([columns[place] for place in places], each.collations)
+        for places, each in zip(plan.unique, table.unique, strict=True)
     )
-    keys = _keys(run.rows, columns[: run.key], plan.collations)
-    return FreshRun(table, keys, cells, sum([int.from_bytes(digest, "big") for digest in digests]), unique)
+    return PlainRun(run, table, plan.names, keys, cells, unique)
 
 
 @lru_cache(maxsize=1024)
 def _plan(table: Table, columns: tuple[str, ...], width: int) -> _Plan | None:
-    """None where the run does not have exactly the table's columns, or another key."""
+    """None where the run has columns that the table lacks, or another key."""
     names = tuple(map(fold, columns))
-    if names[:width] != table.key or len(names) != len(table.columns) or set(names) != set(table.columns):
+    if names[:width] != table.key or len(set(names)) != len(names) or not table.columns.keys() >= set(names):
         return None
+    whole = len(names) == len(table.columns)
     return _Plan(
         names=names,
         by_name=tuple(sorted(range(len(names)), key=names.__getitem__)),
         affinities=tuple(table.columns[name].affinity for name in names),
         collations=table.key_collations,
-        pick_unique=tuple(_picker([names.index(name) for name in unique.columns]) for unique in table.unique),
+        unique=tuple(tuple(map(names.index, unique.columns)) for unique in table.unique if whole),
     )
 
 
-def _picker(places: Sequence[int]) -> Picker:
-    if len(places) == 1:
-        place = places[0]
-        return lambda row: (row[place],)
-    return itemgetter(*places)
+def unique_values(rows: Collection[Cells], unique: Unique) -> list[bytes | None]:
+    """What each row holds of a unique set, as `resolve_view.unique_value` says."""
+    columns = []
+    for name in unique.columns:
+        values = [cells.get(name) for cells in rows]
+        types = frozenset(map(type, values))
+        columns.append(_Column(values, types, _json_of(values, types)))
+    return _compared(columns, unique.collations)
 
 
 def _unchanged(column: Iterable[Any], affinity: Affinity) -> bool:
@@ -149,6 +160,8 @@ def _json_of(values: Sequence[Any], types: frozenset[type]) -> Sequence[Any]:
         return list(map(json_string, values))
     if types == {float}:
         return to_json(values)[1:-1].decode().split(",")
+    if types == {str, NoneType}:
+        return [None if value is None else json_string(value) for value in values]
     return [None if value is None else to_json(value).decode() for value in values]
 
 
@@ -166,14 +179,11 @@ def _cells(columns: Sequence[_Column], plan: _Plan) -> list[bytes]:
     return [f"[{','.join(filter(None, row))}]".encode() for row in zip(*pairs, strict=True)]
 
 
-def _keys(rows: Sequence[Sequence[Any]], columns: Sequence[_Column], collations: Sequence[Collation]) -> list[bytes]:
-    """Each row's key as `keys.key_bytes` makes it: integers, and text that compares as it is, are their JSON."""
+def _compared(columns: Sequence[_Column], collations: Sequence[Collation]) -> list[bytes | None]:
+    """Each row's values as `keys.unique_bytes` makes them: of integers, and text that compares as it is, the JSON."""
     for column, collation in zip(columns, collations, strict=True):
         if column.types != {int} and not (column.types == {str} and collation == "BINARY"):
-            return [_key(row[: len(columns)], collations) for row in rows]
+            rows = zip(*(column.values for column in columns), strict=True)
+            return [unique_bytes([decode(value) for value in row], collations) for row in rows]
     template = "[" + ",".join(["%s"] * len(columns)) + "]"
-    return [key.encode() for key in map(template.__mod__, zip(*(c.json for c in columns), strict=True))]
-
-
-def _key(values: Sequence[Any], collations: Sequence[Collation]) -> bytes:
-    return key_bytes([decode(value) for value in values], collations)
+    return [text.encode() for text in map(template.__mod__, zip(*(c.json for c in columns), strict=True))]
