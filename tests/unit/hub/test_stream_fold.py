@@ -109,26 +109,6 @@ def test_folding_the_log_again_gives_the_same_state_and_unique_always_holds(
     assert picture(again) == picture(stream)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(IDS, CODES, NUMBERS, NOTES), min_size=1, max_size=6), st.lists(IDS, max_size=2))
-def test_the_fast_path_of_new_rows_does_what_the_full_resolution_does(
-    new: list[tuple[Any, ...]], there: list[int]
-) -> None:
-    pictures = []
-    for slow in (False, True):
-        stream = open_stream()
-        stream.declare("a", SHAPES)
-        device = HandDevice("a")
-        send(stream, device.seal(device.put("item", "id", *[[n] for n in there], key=1))) if there else None
-        runs = [device.put("item", "id code n note", *new)]
-        if slow:  # a delete of an absent row does nothing, but is not for the fast path
-            runs.append(device.delete("part", "name", ["nobody"]))
-        commit = send(stream, device.seal(*runs))
-        pictures.append((rows_of(stream, "item"), stream.digests(), commit.refused))
-        _digests_hold(stream)
-    assert pictures[0] == pictures[1]
-
-
 # ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
