@@ -61,7 +61,7 @@ _SWEEP: Final = """
 """
 
 _ANSWER: Final = """
-    SELECT seq, (SELECT value FROM tidewire_meta WHERE name = 'seq')
+    SELECT seq, coalesce((SELECT value FROM tidewire_meta WHERE name = 'seq'), 0)
     FROM tidewire_fresh WHERE nonce = ?
 """
 
@@ -188,7 +188,7 @@ class FreshWait:
             return False
         answer, applied = row
         # The rows of a table just attached come after the checkpoint has passed them.
-        return answer is not None and applied is not None and applied >= answer and not tables.behind
+        return answer is not None and applied >= answer and not tables.behind
 
     def forget(self, connection: sqlite3.Connection) -> None:
         """Take the question back."""

@@ -301,14 +301,14 @@ class Engine:
                 self._rush_until = now + RUSH_S
             looked_at = now
             self._budget.spend(sealed.outcome.lock_s * (RUSH_WEIGHT if now < self._rush_until else 1), now)
-            if sealed.shapes_changed:
+            if sealed.shapes_changed or sealed.standing.position.seq < self.session.position.seq:
+                # A table was attached, or is taken anew: the log is wanted from its start once more.
                 # Before anything else: what was sealed now must not be sent in the present handshake.
                 self._introduce(sealed.standing)
                 await self._say_tables()
             else:
                 self._perform(self.session.sealed(sealed.standing.sealed, self._loop.time()))
-            if sealed.questions:
-                self._perform(self.session.ask_fresh(sealed.questions, self._loop.time()))
+            self._perform(self.session.ask_fresh(sealed.questions, self._loop.time()))
             if sealed.outcome.more:
                 self._committed.set()
             if sealed.outcome.batches or sealed.shapes_changed:
@@ -327,6 +327,8 @@ class Engine:
                     self.wake()  # tables that were waiting for a head may have seeds to offer now
                 case AnswerFresh(nonce, head):
                     await self._patiently(partial(self._database.run, EdgeStore.fresh_answered, nonce, head))
+                    if self.session.fresh_waits:
+                        self.wake()
                 case Renumber(after):
                     _log.warning("this database and the hub agree up to batch %d; what follows gets new numbers", after)
                     await self._patiently(partial(self._database.run, EdgeStore.renumber, after))

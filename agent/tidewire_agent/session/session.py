@@ -118,6 +118,8 @@ class Session:
         # pages coming down
         self._pages = PageBuffer(limits.pages_held_max, limits.pages_held_bytes_max)
         self._applying: Position | None = None
+        self._set_back = False
+        """Whether the page that is being applied no longer continues what the file holds."""
         self._heard = 0
         self._credit = 0
         self._asked_from = START
@@ -127,6 +129,8 @@ class Session:
         self._pages_deadline = inf
         # questions of freshness, oldest first
         self._fresh: dict[str, float] = {}
+        self.fresh_waits = False
+        """Whether more questions are open than are asked at once."""
 
     # ── what the shell may look at ────────────────────────────────────────────────────────────────────────────────
 
@@ -201,6 +205,7 @@ class Session:
     def applied(self, position: Position, now: float) -> list[Effect]:
         """A page was applied; the next must go on after `position`."""
         self._applying = None
+        self._set_back = False
         self._position = position
         self._clear(NO_PAGES.code)
         if self._pages_deadline != inf:
@@ -213,16 +218,17 @@ class Session:
         if self._renumbering and standing.incarnation == self._incarnation:
             return self._out()  # it is said with the new numbers, once they are made
         self._renumbering = False
+        self._set_back = self._applying is not None and (self._set_back or standing.position.seq < self._position.seq)
         self._stand(standing)
         if self.state is not State.OFFLINE:
             self._doubt(now, at_once=True)
         return self._out()
 
     def ask_fresh(self, nonces: Iterable[str], now: float) -> list[Effect]:
-        """An app wants to know how far the log goes. Known questions are not asked twice."""
-        for nonce in nonces:
-            if nonce not in self._fresh and len(self._fresh) < self._limits.fresh_questions_max:
-                self._fresh[nonce] = now
+        """Apps want to know how far the log goes: all questions that are open. Known ones are not asked twice."""
+        still_open = list(nonces)
+        self._fresh = {nonce: self._fresh.get(nonce, now) for nonce in still_open[: self._limits.fresh_questions_max]}
+        self.fresh_waits = len(still_open) > len(self._fresh)
         self._ask_fresh_due(now)
         return self._out()
 
@@ -268,8 +274,8 @@ class Session:
                 if self._is_mine(message):
                     self._take_replay(message, size, now, random)
             case FreshAnswer():
-                if self._is_mine(message) and self._fresh.pop(message.nonce, None) is not None:
-                    self._effects.append(AnswerFresh(message.nonce, message.head))
+                if self._is_mine(message):
+                    self._take_answer(message, now)
             case Problem():
                 self._take_problem(message, now)
             case Welcome():
@@ -413,8 +419,8 @@ class Session:
 
     @property
     def _tail(self) -> Position:
-        """Where the device is once the page that is being applied is done."""
-        return self._applying or self._position
+        """Where the device is once the page that is being applied is done (unless the file was set back meanwhile)."""
+        return self._position if self._applying is None or self._set_back else self._applying
 
     def _take_page(self, page: Page, size: int, now: float, random: float) -> None:
         if self.state is State.HANDSHAKING and page.log == self._log:
@@ -572,6 +578,15 @@ class Session:
             if all_of_them or now >= due:
                 self._fresh[nonce] = now + self._limits.ack_timeout_s
                 self._effects.append(AskFresh(nonce))
+
+    def _take_answer(self, answer: FreshAnswer, now: float) -> None:
+        if self._fresh.pop(answer.nonce, None) is None:
+            return
+        self._effects.append(AnswerFresh(answer.nonce, answer.head))
+        if self.state in FOLLOWING and answer.head.epoch == self._epoch:
+            # Its entries may have been lost on the way: then nothing else tells of them until the next head.
+            self._heard = max(self._heard, answer.head.seq)
+            self._advance(now)
 
     # ── common ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -477,10 +477,11 @@ class EdgeStore:
             return [nonce for (nonce,) in rows]
 
     def fresh_answered(self, nonce: str, head: Position) -> None:
-        """Tell the program that asked."""
+        """Tell the program that asked. The first answer stays: who asks waits for no more than there was then."""
         with _sqlite_errors(), self._transaction():
             self._connection.execute(
-                "UPDATE tidewire_fresh SET epoch = ?, seq = ? WHERE nonce = ?", (head.epoch, head.seq, nonce)
+                "UPDATE tidewire_fresh SET epoch = ?, seq = ? WHERE nonce = ? AND seq IS NULL",
+                (head.epoch, head.seq, nonce),
             )
 
     # ── transactions ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -203,6 +203,25 @@ def test_fresh_waits_for_the_answer_and_for_all_that_it_names(sync: DataSync, de
     assert sync.connection.execute("SELECT count(*) FROM tidewire_fresh").fetchone() == (0,)
 
 
+def test_a_file_is_fresh_while_the_log_is_empty(sync: DataSync, path: Path) -> None:
+    device = Device(path)
+    device.welcome()
+    with closing(device.store), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(sync.fresh, 10)
+        (nonce,) = wait_for(device.store.fresh_asked)
+        device.store.fresh_answered(nonce, START)
+        waiting.result()
+
+
+def test_the_first_answer_counts(sync: DataSync, device: Device) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(sync.fresh, 10)
+        (nonce,) = wait_for(device.store.fresh_asked)
+        device.store.fresh_answered(nonce, device.head)
+        device.store.fresh_answered(nonce, Position(1, device.head.seq + 1))
+        waiting.result()
+
+
 def test_a_question_without_an_answer_times_out_and_is_taken_back(sync: DataSync, device: Device) -> None:
     with pytest.raises(FreshTimeout, match=r"after 0\.1 s"):
         sync.fresh(timeout=0.1)
