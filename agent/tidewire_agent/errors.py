@@ -3,6 +3,8 @@
 DatabaseError
 ├── DatabaseMissing         there is no file
 ├── DatabaseNotUsable       not a database, corrupt, read-only, or not ours to write
+├── DatabaseReplaced        the name stands for another file now
+├── WalReplaced             the -wal or -shm was deleted under the agent
 ├── DatabaseBusy            another program holds the write lock for longer than the busy timeout
 ├── DiskFull
 ├── TableNotSyncable        one table: the others go on
@@ -30,6 +32,23 @@ class DatabaseNotUsable(DatabaseError):
 
     code = "database_not_usable"
     hint = "check the file with `sqlite3 FILE 'PRAGMA integrity_check'` and its owner and mode with `ls -l`"
+
+
+class DatabaseReplaced(DatabaseError):
+    """The file of this name is another one now."""
+
+    code = "database_replaced"
+    hint = "the agent opens the new one; stop the agent before a database is replaced"
+
+
+class WalReplaced(DatabaseError):
+    """The -wal or the -shm of this name is gone, or another one."""
+
+    code = "wal_replaced"
+    hint = (
+        "the agent opens the database anew; what was committed only to the deleted file is lost. Start every program"
+        " that has the database open anew, and never delete these files: SQLite does"
+    )
 
 
 class DatabaseBusy(DatabaseError):

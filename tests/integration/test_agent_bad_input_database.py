@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,49 @@ def test_a_database_restored_from_a_backup_while_it_runs_is_opened_anew(
         (tmp_path / "backup.db").replace(tmp_path / "a.db")
         wait_rows(tmp_path / "a.db", [("o-1", 1.0), ("o-2", 2.0)], 30)
         agent.wait_state("live")
+
+
+@pytest.mark.parametrize("names", [("a.db-wal", "a.db-shm"), ("a.db-wal",), ("a.db-shm",)])
+def test_a_wal_deleted_while_it_runs_is_said_and_what_the_app_commits_to_the_new_one_is_sent_and_kept(
+    tmp_path: Path, broker: Mosquitto, hub: HubProcess, names: tuple[str, ...]
+) -> None:
+    make_database(tmp_path / "a.db").close()
+    make_database(tmp_path / "b.db").close()
+    with (
+        AgentProcess(tmp_path / "a.db", "till-a", broker.url, "--retry-delay-max-s", "0.5") as agent,
+        AgentProcess(tmp_path / "b.db", "till-b", broker.url) as agent_b,
+    ):
+        agent.start()
+        agent_b.start()
+        with closing(make_database(tmp_path / "a.db", "PRAGMA wal_checkpoint(TRUNCATE)")):
+            pass  # nothing is in the -wal that is about to go
+        for name in names:
+            (tmp_path / name).unlink()
+        with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None, timeout=5)) as app:
+            app.execute("INSERT INTO orders VALUES ('o-1', 1)")
+        wait_rows(tmp_path / "b.db", [("o-1", 1.0)])
+        assert "was deleted while the agent ran" in agent.log
+        agent.wait_state("live")
+        agent.wait_no_problem()
+        assert agent.stop() == 0
+        assert rows(tmp_path / "a.db") == [("o-1", 1.0)]
+        assert rows(tmp_path / "a.db", "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_an_agent_that_stops_leaves_a_wal_that_is_not_its_own(
+    tmp_path: Path, broker: Mosquitto, hub: HubProcess
+) -> None:
+    """It may hold commits that are nowhere else."""
+    make_database(tmp_path / "a.db").close()
+    options = ("--watch", "poll", "--poll-interval-s", "3600", "--stat-interval-s", "60")
+    with AgentProcess(tmp_path / "a.db", "till-a", broker.url, *options) as agent:
+        agent.start()
+        for name in ("a.db-wal", "a.db-shm"):
+            (tmp_path / name).unlink()
+        with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None, timeout=5)) as app:
+            app.execute("INSERT INTO orders VALUES ('o-1', 1)")
+        assert agent.stop() == 0
+        assert rows(tmp_path / "a.db") == [("o-1", 1.0)]
 
 
 def test_a_full_disk_is_a_problem_and_nothing_is_lost_when_space_returns(

@@ -41,6 +41,14 @@ LinkMaker = Callable[[LinkSettings], Link]
 BROKER: Final = "broker"
 """Code of the problem that says why there is no connection."""
 
+_SOLVED_BY_OPENING: Final = (
+    "database",
+    "database_missing",
+    "database_not_usable",
+    "database_replaced",
+    "wal_replaced",
+)
+
 BOOT_DIGITS_IN_CLIENT_ID: Final = 8
 """Enough to keep two agents of one device apart, which tells a person better than a fight over one client id."""
 
@@ -203,10 +211,10 @@ class Agent:
             try:
                 if self._database is None:
                     standing, device = await self._open()
-                self._troubles.clear("database", "database_missing", "database_not_usable", "database_replaced")
+                self._troubles.clear(*_SOLVED_BY_OPENING)
                 await self._work(standing, device)
             except DatabaseError as error:
-                self._troubles.say_error(error, code=None if error.code.startswith("database") else "database")
+                self._troubles.say_error(error, code=None if error.code.startswith(("database", "wal")) else "database")
                 cast(Reporter, self._reporter).enter("halted")
             finally:
                 self._engine = cast(Reporter, self._reporter).engine = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,7 +16,7 @@ from functools import partial
 from math import inf
 from typing import Final, TypeVar
 
-from tidewire_agent.errors import DatabaseMissing, LogDiverged
+from tidewire_agent.errors import LogDiverged
 from tidewire_agent.runtime import filework
 from tidewire_agent.runtime.database import Database
 from tidewire_agent.runtime.inbox import Inbox
@@ -81,13 +80,6 @@ APPLY_PAUSE_MAX_S: Final = 0.1
 _log = logging.getLogger("tidewire.agent")
 
 
-class DatabaseReplaced(DatabaseError):
-    """The file of this name is another one now."""
-
-    code = "database_replaced"
-    hint = "the agent opens the new one; stop the agent before a database is replaced"
-
-
 class Engine:
     """One life of the agent on one open database.
 
@@ -125,7 +117,6 @@ class Engine:
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._path = settings.db.resolve()
-        self._opened = os.stat(self._path)
         self.session = Session(settings.session_limits(), boot, standing)
         self.incarnation = standing.incarnation
         self._up_topic = topics.up(settings.stream, device)
@@ -225,17 +216,7 @@ class Engine:
             self._perform(self.session.received(message, size, self._loop.time(), random.random()))
 
     async def _data_version(self) -> int:
-        self._check_file()
         return await self._database.run(EdgeStore.data_version)
-
-    def _check_file(self) -> None:
-        """SQLite goes on happily in a file that has lost its name."""
-        try:
-            if os.path.samestat(os.stat(self._path), self._opened):
-                return
-        except FileNotFoundError:
-            raise DatabaseMissing(f"{self._path} was deleted while the agent ran") from None
-        raise DatabaseReplaced(f"another file was put in the place of {self._path} while the agent ran")
 
     # ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────
 

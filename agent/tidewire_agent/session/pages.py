@@ -114,6 +114,11 @@ class PageBuffer:
                 position = page.end
         return position
 
+    def ready(self, position: Position) -> int:
+        """How many pages that wait continue `position` without a gap: live pages beyond one do not count."""
+        reach = self.reach(position).seq
+        return sum(page.end.seq <= reach for _, _, page in self._pages)
+
     def keep(self, wanted: Callable[[Page], bool]) -> None:
         """Drop the others."""
         self._pages = [held for held in self._pages if wanted(held[2])]

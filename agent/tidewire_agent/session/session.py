@@ -531,7 +531,8 @@ class Session:
             return
         reach = self._pages.reach(self._tail)
         all_asked_for = end is not None and reach.seq >= end.seq
-        if not self._credit and not all_asked_for and len(self._pages) <= self._limits.replay_pages // 2:
+        waiting = self._pages.ready(self._tail)
+        if not self._credit and not all_asked_for and waiting <= self._limits.replay_pages // 2:
             self._request_replay(now)
 
     def _judge_what_was_heard(self) -> None:

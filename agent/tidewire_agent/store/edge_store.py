@@ -19,6 +19,7 @@ from tidewire_agent.store.apply import Applied, Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
 from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.open_files import OpenFiles
 from tidewire_agent.store.opening import connect, prepare
 from tidewire_agent.store.outbox import KeptBatch, Outbox, SealedBatch
 from tidewire_agent.store.parked import Parked
@@ -105,6 +106,7 @@ class EdgeStore:
         self._path = path
         self._settings = settings
         self._switch = switch
+        self._files = OpenFiles(path, connection)
         self._told_tables: dict[int, TableShape] | None = None
         self._meta = Meta(connection)
         self._outbox = Outbox(
@@ -209,6 +211,7 @@ class EdgeStore:
 
     def close(self) -> None:
         """Close the connection."""
+        self._files.leave()
         self._connection.close()
 
     # ── who and where ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -263,7 +266,12 @@ class EdgeStore:
         return self._outbox.digest_of(batch)
 
     def data_version(self) -> int:
-        """A number that changes when another connection has committed."""
+        """A number that changes when another connection has committed.
+
+        Raises:
+            DatabaseMissing, DatabaseReplaced, WalReplaced: the files are others than those that were opened.
+        """
+        self._files.check()
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
     # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────

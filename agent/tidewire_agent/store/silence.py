@@ -1,34 +1,28 @@
 """Switching triggers off on the agent's connection.
 
 What the log says is the whole effect: the app's own triggers and our capture triggers must not run again when the
-agent applies it. From Python 3.12 there is `Connection.setconfig`. Before it the same C function is called through
-ctypes, after a proof on a database in memory that the call works; where neither does, the triggers of the tables are
-dropped and made again inside the applying transaction.
-Source: https://sqlite.org/c3ref/c_dbconfig_defensive.html (SQLITE_DBCONFIG_ENABLE_TRIGGER).
+agent applies it. They are switched off (`db_config.py`), after a proof on a database in memory that the switch works;
+where it does not, the triggers of the tables are dropped and made again inside the applying transaction.
 """
 
 from __future__ import annotations
 
-import ctypes
-import platform
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from functools import partial
 
+from tidewire_agent.store import db_config
 from tidewire_agent.store.sql import quote
-
-_ENABLE_TRIGGER: Final = 1003
 
 Switch = Callable[[sqlite3.Connection, bool], None]
 
 
 def trigger_switch() -> Switch | None:
     """A proven way to switch a connection's triggers on and off, or None."""
-    for candidate in (_by_setconfig, _by_ctypes):
-        switch = candidate()
-        if switch is not None and _proven(switch):
+    for configure in db_config.ways():
+        switch = partial(_switch, configure)
+        if _proven(switch):
             return switch
     return None
 
@@ -44,33 +38,8 @@ def dropped_triggers(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute(sql)
 
 
-def _by_setconfig() -> Switch | None:
-    if sys.version_info < (3, 12):
-        return None
-    return lambda connection, on: connection.setconfig(_ENABLE_TRIGGER, on)
-
-
-def _by_ctypes() -> Switch | None:
-    # In CPython up to 3.11 the first field of a Connection object is its `sqlite3 *`.
-    if platform.python_implementation() != "CPython" or sys.version_info >= (3, 12):
-        return None
-    try:
-        import _sqlite3  # noqa: PLC0415  # only this way needs the extension module's file
-
-        library = ctypes.CDLL(_sqlite3.__file__)
-        db_config = library.sqlite3_db_config
-    except (ImportError, OSError, AttributeError):
-        return None
-    db_config.restype = ctypes.c_int
-
-    def switch(connection: sqlite3.Connection, on: bool) -> None:
-        handle = ctypes.c_void_p.from_address(id(connection) + object.__basicsize__)
-        before = ctypes.c_int(-1)
-        code = db_config(handle, ctypes.c_int(_ENABLE_TRIGGER), ctypes.c_int(on), ctypes.byref(before))
-        if code != 0:
-            raise sqlite3.OperationalError(f"sqlite3_db_config returned {code}")
-
-    return switch
+def _switch(configure: db_config.Configure, connection: sqlite3.Connection, on: bool) -> None:
+    configure(connection, db_config.ENABLE_TRIGGER, on)
 
 
 def _proven(switch: Switch) -> bool:

@@ -562,6 +562,18 @@ def test_more_is_asked_for_when_the_credit_is_used_up() -> None:
     assert len(asked) == 1
 
 
+def test_live_pages_that_wait_do_not_keep_the_next_pages_from_being_asked_for() -> None:
+    far = 100
+    made = behind(far)
+    for number in range(LIMITS.replay_pages):
+        feed(made, page(at(far + number), 1))
+    asked: list[Any] = []
+    for number in range(LIMITS.replay_pages):
+        effects = feed(made, replay(page(at(number), 1), last=False))
+        asked += only(effects + made.applied(at(number + 1), 1.0), RequestReplay)
+    assert asked == [RequestReplay(at(LIMITS.replay_pages), LIMITS.replay_pages)]
+
+
 def test_an_empty_replay_says_there_is_nothing_more() -> None:
     made = behind(3)
     assert feed(made, replay(page(START, 0), last=True)) == [PublishState(State.LIVE)]
