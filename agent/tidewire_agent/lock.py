@@ -1,7 +1,8 @@
 """One agent per database: a lock on a file beside it, which also holds the running agent's status document.
 
 The lock is `flock`: it ends with the process, however it ends. The file `<database>-tidewire` stays, so that the last
-status can be read; whoever removes it (`detach`) holds the lock meanwhile.
+status can be read; whoever removes it (`detach`) holds the lock meanwhile. A database that is reached by another name
+has another such file: so the database itself is locked as well (`inode_lock.py`).
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 from tidewire_agent.errors import DatabaseNotUsable
+from tidewire_agent.inode_lock import InodeLock, InodeLocked
 from tidewire_agent.status import AgentStatus, parse_status
 from tidewire_schemas.errors import AlreadyRunning
 
@@ -22,12 +24,20 @@ def lock_path(database: Path) -> Path:
     return real.with_name(real.name + "-tidewire")
 
 
+OTHER_NAME_HINT: Final = (
+    "it is the same file by another name (a hard link, or a mount in another place): stop that agent first. Give a"
+    " database one name only: SQLite keeps its -wal beside the name, and two of them damage the file"
+)
+
+
 class AgentLock:
     """The lock of one database, held."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, database: Path, path: Path, descriptor: int) -> None:
+        self._database = database
         self._path = path
         self._descriptor = descriptor
+        self._inode: InodeLock | None = None
 
     @classmethod
     def acquire(cls, database: Path) -> Self:
@@ -52,8 +62,27 @@ class AgentLock:
                 pid = running.pid if running else None
                 raise AlreadyRunning(what="an agent on", path=database, pid=pid) from None
             if _is_still(path, descriptor):
-                return cls(path, descriptor)
+                lock = cls(database, path, descriptor)
+                try:
+                    lock.follow()
+                except BaseException:
+                    lock.release()
+                    raise
+                return lock
             os.close(descriptor)  # removed by a `detach` between our open and our lock
+
+    def follow(self) -> None:
+        """Lock the database that has the name now, which may be another file than it was.
+
+        Raises:
+            AlreadyRunning: an agent runs on it under another name.
+        """
+        if self._inode is not None:
+            self._inode.release()
+        try:
+            self._inode = InodeLock(self._database)
+        except InodeLocked:
+            raise AlreadyRunning(what="an agent on", path=self._database, hint=OTHER_NAME_HINT) from None
 
     def write(self, status: AgentStatus) -> None:
         """Replace the status document. A disk without space costs the document, not the agent."""
@@ -70,6 +99,8 @@ class AgentLock:
 
     def release(self) -> None:
         """Let the lock go; may be called twice."""
+        if self._inode is not None:
+            self._inode.release()
         if self._descriptor >= 0:
             # Said outright: a forked child may hold a copy of the descriptor, which would keep the lock.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)

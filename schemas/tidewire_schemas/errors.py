@@ -120,6 +120,7 @@ class AlreadyRunning(TidewireError):
 
     code = "already_running"
 
-    def __init__(self, *, what: str, path: object, pid: int | None = None) -> None:
+    def __init__(self, *, what: str, path: object, pid: int | None = None, hint: str | None = None) -> None:
         who = f"process {pid}" if pid else "another process"
-        super().__init__(f"{who} already runs {what} {path}", hint="stop it first, or give this one data of its own")
+        hint = hint or "stop it first, or give this one data of its own"
+        super().__init__(f"{who} already runs {what} {path}", hint=hint)

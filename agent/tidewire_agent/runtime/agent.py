@@ -86,6 +86,7 @@ class Agent:
         self._inbox: Inbox | None = None
         self._state_topic = ""
         self._reporter: Reporter | None = None
+        self._lock: AgentLock | None = None
 
     @property
     def status(self) -> AgentStatus | None:
@@ -113,7 +114,7 @@ class Agent:
             raise DatabaseMissing(f"there is no database {self._settings.db}")
         with AgentLock.acquire(self._settings.db) as lock:
             reporter = Reporter(self._settings, lock, self._troubles, boot=self._boot, publish=self._publish_state)
-            self._reporter = reporter
+            self._reporter, self._lock = reporter, lock
             try:
                 await self._until_stopped(self._run())
             finally:
@@ -190,6 +191,7 @@ class Agent:
         settings = self._settings
         if not settings.db.exists():
             raise DatabaseMissing(f"there is no database {settings.db}")
+        cast(AgentLock, self._lock).follow()
 
         def opener() -> EdgeStore:
             try:

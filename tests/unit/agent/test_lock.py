@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,64 @@ def test_a_link_to_the_database_is_the_same_database(database: Path, tmp_path: P
     link.symlink_to(database)
     with AgentLock.acquire(database), pytest.raises(AlreadyRunning):
         AgentLock.acquire(link)
+
+
+HOLD = (
+    "import sys, time; from pathlib import Path; from tidewire_agent.lock import AgentLock\n"
+    "lock = AgentLock.acquire(Path(sys.argv[1])); print('ready', flush=True); time.sleep(60)"
+)
+
+
+@contextmanager
+def held_elsewhere(database: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process holds the lock."""
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(database)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_hard_link_to_the_database_is_the_same_database(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere/link.db"
+    link.hardlink_to(database)
+    with AgentLock.acquire(database), pytest.raises(AlreadyRunning):
+        AgentLock.acquire(link)
+    with held_elsewhere(database):
+        with pytest.raises(AlreadyRunning, match=r"link\.db") as refused:
+            AgentLock.acquire(link)
+        assert "another name" in refused.value.hint
+    AgentLock.acquire(link).release()
+
+
+def test_the_lock_follows_a_database_that_was_replaced(database: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.db"
+    new.touch()
+    with AgentLock.acquire(database) as lock:
+        new.rename(database)
+        lock.follow()
+        link = tmp_path / "link.db"
+        link.hardlink_to(database)
+        with pytest.raises(AlreadyRunning):
+            AgentLock.acquire(link)
+
+
+def test_the_lock_is_in_nobodys_way_and_its_end_takes_no_lock_of_an_app_in_this_process(
+    database: Path, tmp_path: Path
+) -> None:
+    app = sqlite3.connect(database, isolation_level=None)
+    app.execute("CREATE TABLE t (a)")
+    other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('INSERT INTO t VALUES (1)')"
+    write_elsewhere = [sys.executable, "-c", other, str(database)]
+    with AgentLock.acquire(database):
+        subprocess.run(write_elsewhere, check=True, timeout=30)
+        app.execute("BEGIN IMMEDIATE")
+    done = subprocess.run(write_elsewhere, capture_output=True, text=True, check=False, timeout=30)
+    assert "database is locked" in done.stderr
+    app.close()
 
 
 def test_the_status_is_what_was_written_last(database: Path) -> None:
@@ -109,8 +170,11 @@ def test_unknown_fields_of_a_newer_agent_do_not_matter(database: Path) -> None:
 def test_a_removed_lock_file_is_made_anew(database: Path) -> None:
     with AgentLock.acquire(database) as lock:
         lock.remove()
-        with AgentLock.acquire(database), pytest.raises(AlreadyRunning):
+        with pytest.raises(AlreadyRunning):
             AgentLock.acquire(database)
+    lock_path(database).unlink()
+    with AgentLock.acquire(database), pytest.raises(AlreadyRunning):
+        AgentLock.acquire(database)
 
 
 def test_a_directory_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
