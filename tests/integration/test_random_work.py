@@ -1,5 +1,7 @@
 """Random SQL on three devices, sent and applied in random order, with restarts, tables detached and copies renumbered.
 
+Entries are taken one by one, or by snapshots that are cut anywhere.
+
 Guarantee 7, at the end of every seed. A failure names its seed, and the seed repeats it exactly.
 """
 
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.fleet import Edge, Fleet
+from support.snapshots import FleetSnapshot
 from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
 
 SCHEMA = """
@@ -65,14 +68,21 @@ class RandomWork:
         self._random = random.Random(seed)
         self._folder = folder
         self._fleet = Fleet(folder)
+        self._snapshots: dict[str, FleetSnapshot] = {}
+        self.loaded = 0
+        """Loads that came to their end."""
 
-    def run(self, steps: int) -> None:
+    def run(self, steps: int, *, snapshots: bool = False) -> None:
         for device in "abc":
             before = "; ".join(self._statement() for _ in range(self._random.randrange(20)))
             self._fleet.edge(device, SCHEMA, rows=before, settings=SETTINGS)
         for _ in range(steps):
             self._write(self._any_edge())
             self._happen(self._any_edge())
+            if snapshots:
+                self._take_snapshots(self._any_edge())
+        for edge in self._fleet.edges:
+            self._end_load(edge)
         self._fleet.sync()
         self._fleet.assert_equal()
         self._fleet.close()
@@ -107,8 +117,7 @@ class RandomWork:
         elif chance < 0.5:
             edge.store.seal(1)
         elif chance < 0.52:
-            edge.store.close()
-            edge.store = EdgeStore.open(edge.path, device=edge.device, settings=SETTINGS)
+            self._restart(edge)
         elif chance < 0.53:
             table = self._random.choice(TABLES)
             edge.store.detach_table(table)
@@ -118,9 +127,63 @@ class RandomWork:
             accepted = self._fleet.stream.accepted(edge.device, edge.store.incarnation)
             edge.store.renumber(accepted.batch if accepted else 0)
 
+    def _restart(self, edge: Edge) -> None:
+        edge.store.close()
+        edge.store = EdgeStore.open(edge.path, device=edge.device, settings=SETTINGS)
+
+    # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take_snapshots(self, edge: Edge) -> None:
+        chance = self._random.random()
+        loading = edge.store.loading
+        if chance < 0.2:
+            self._snapshots["newest"] = FleetSnapshot(self._fleet, rows_per_chunk=self._random.randint(1, 5))
+        elif loading is None or loading.snapshot is None:
+            self._begin_load(edge, whole=chance < 0.6)
+        elif chance < 0.9:
+            for _, _ in zip(range(self._random.randint(1, 4)), self._snapshots[edge.device].pieces(edge), strict=False):
+                self._write(edge)
+                if self._random.random() < 0.2:
+                    edge.store.seal(1)
+                if self._random.random() < 0.1:
+                    self._restart(edge)
+            self.loaded += edge.store.loading is None
+        elif chance < 0.93:
+            edge.store.load_forget()
+
+    def _begin_load(self, edge: Edge, *, whole: bool) -> None:
+        """As a session would: of all tables from after the checkpoint, of late ones from before it."""
+        snapshot = self._snapshots.get("newest")
+        if snapshot is None or whole != (snapshot.position.seq > edge.store.checkpoint.seq):
+            return
+        if not whole and edge.store.loading is None:
+            edge.store.load_wait()
+            if edge.store.loading is None:
+                return
+        self._snapshots[edge.device] = snapshot
+        edge.store.load_begin(snapshot.manifest(edge), whole=whole)
+
+    def _end_load(self, edge: Edge) -> None:
+        loading = edge.store.loading
+        if loading is not None and loading.snapshot is None:
+            edge.store.load_begin((snapshot := FleetSnapshot(self._fleet)).manifest(edge), whole=True)
+            self._snapshots[edge.device] = snapshot
+        if edge.store.loading is not None:
+            for _ in self._snapshots[edge.device].pieces(edge):
+                pass
+            self.loaded += 1
+
 
 # 5, 12 and 28: rows taken back under a foreign one; parked rows that wait for each other; 17, 28: tables detached with
 # writes unsent; 63 and 66: a copy renumbered with batches in flight. Each failed once.
 @pytest.mark.parametrize("seed", [*range(8), 12, 17, 28, 63, 66])
 def test_random_work_ends_equal(tmp_path: Path, seed: int) -> None:
     RandomWork(tmp_path, seed).run(steps=90)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_work_with_snapshots_ends_equal(tmp_path: Path, seed: int) -> None:
+    """Guarantees 3, 6 and 7: a snapshot and the entries after it are as good as all entries."""
+    work = RandomWork(tmp_path, seed)
+    work.run(steps=90, snapshots=True)
+    assert work.loaded > 0

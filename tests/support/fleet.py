@@ -118,9 +118,11 @@ class Fleet:
         return commit
 
     def pull(self, edge: Edge, *, until: int | None = None) -> None:
-        """Apply what the log has, up to an entry."""
+        """Apply what the log has, up to an entry; nothing while a snapshot of all tables is being loaded."""
         if edge.store.refresh():
             self.hello(edge)
+        if edge.store.loading is not None and edge.store.loading.whole:
+            return
         while (start := edge.store.replay_from) != self.stream.head and (until is None or start.seq < until):
             edge.store.apply(self.page(start, until=until))
 

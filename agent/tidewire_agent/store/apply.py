@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, NamedTuple
@@ -22,7 +22,8 @@ from tidewire_agent.errors import LogDiverged
 from tidewire_agent.store import rows as rows_of
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.dead_letters import DeadLetters
-from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.loads import Loads
+from tidewire_agent.store.meta import Meta, mark_base
 from tidewire_agent.store.outbox import Outbox
 from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
@@ -89,6 +90,7 @@ class Applier:
         parked: Parked,
         dead_letters: DeadLetters,
         seeds: Seeds,
+        loads: Loads,
         *,
         rows_max: int,
     ) -> None:
@@ -103,6 +105,7 @@ class Applier:
         self._parked = parked
         self._dead_letters = dead_letters
         self._seeds = seeds
+        self._loads = loads
         self._rows_max = rows_max
 
     def schema_changed(self) -> None:
@@ -116,9 +119,8 @@ class Applier:
     @property
     def replay_from(self) -> Position:
         """The position from which entries are needed: behind the checkpoint while a new table is taken over."""
-        return min(
-            (s.attached.cursor for s in self._catalogue if s.attached.cursor is not None), default=self._meta.checkpoint
-        )
+        cursors = (s.attached.cursor for s in self._catalogue if not self._loads.is_under_way(s.attached.id))
+        return min((cursor for cursor in cursors if cursor is not None), default=self._meta.checkpoint)
 
     def apply(self, page: Page) -> Applied:
         """Apply the entries of a page that are new here.
@@ -127,15 +129,16 @@ class Applier:
             SequenceGap: the page begins after what is applied; nothing was done.
             LogDiverged: it says another history; nothing was done.
         """
-        waiting = list(self._new_entries(page))
+        # While a snapshot of all tables is loaded, the tables stand at no entry that another could follow.
+        waiting = [] if self._loads.whole else list(self._new_entries(page))
         released: int | None = None
         refused = 0
         lock_s = 0.0
         for piece in _pieces(waiting, self._rows_max):
             try:
-                with self._transaction_for(piece), self._silently():
+                with self.covered(self._keys_of(piece)), self._silently():
                     locked_at = time.perf_counter()
-                    self._mark_base()
+                    mark_base(self._connection, self._meta)
                     self._rows.look_at_pending()
                     for entry in piece:
                         own = self._apply_entry(entry)
@@ -150,13 +153,15 @@ class Applier:
         return Applied(self.replay_from, len(waiting), released, refused, self._parked.count, lock_s)
 
     @contextmanager
-    def _transaction_for(self, piece: Sequence[Entry]) -> Iterator[None]:
-        """A write transaction in which next to nothing is left to learn of what is pending.
+    def covered(self, first_values: Iterable[Value]) -> Iterator[None]:
+        """A write transaction in which next to nothing is left to learn of what is pending for some keys.
+
+        `first_values` are the first values of the keys of all rows that are written in it.
 
         An app at full speed commits while the index is made, and while the write lock is waited for: what came
         meanwhile is indexed under the lock only if it is little, and else with the lock given back.
         """
-        self._pending.want(self._keys_of(piece))
+        self._pending.want(first_values)
         for round_ in range(_COVER_ROUNDS_MAX):
             if self._pending.anything():
                 self._pending.cover()
@@ -173,6 +178,10 @@ class Applier:
             for run in entry.changes:
                 yield from (decode(row[0]) for row in run.rows)
             yield from (decode(refusal.key[0]) for refusal in entry.refused if refusal.key)
+        yield from self.keys_to_retry()
+
+    def keys_to_retry(self) -> Iterator[Value]:
+        """The first values of the keys of parked rows that may be written."""
         for parked in self._rows.to_retry():
             synced = self._catalogue.by_id(parked.table_id)
             if synced is not None:
@@ -205,21 +214,13 @@ class Applier:
     def _is_own(self, entry: Entry) -> bool:
         return entry.device == self._meta.text("device") and entry.incarnation == self._meta.text("incarnation")
 
-    def _mark_base(self) -> None:
-        """Changes that are not sealed yet were made at the checkpoint that is about to move."""
-        newest = self._connection.execute("SELECT max(id) FROM tidewire_change").fetchone()[0]
-        if newest is not None:
-            checkpoint = self._meta.checkpoint
-            self._connection.execute(
-                "INSERT OR IGNORE INTO tidewire_mark (id, epoch, seq) VALUES (?, ?, ?)",
-                (newest, checkpoint.epoch, checkpoint.seq),
-            )
-
     def _move_to(self, position: Position, released: int | None) -> None:
         checkpoint = self._meta.checkpoint
         for synced in self._catalogue:
             cursor = synced.attached.cursor
-            if cursor is not None and cursor.seq < position.seq:
+            if cursor is None or self._loads.is_under_way(synced.attached.id):
+                continue
+            if cursor.seq < position.seq:
                 done = position.seq >= checkpoint.seq
                 self._catalogue.registry.update(
                     synced.attached.id,
@@ -262,7 +263,7 @@ class Applier:
     def _wanted(self, table: str, seq: int) -> Synced | None:
         """The attached table, if it does not hold this entry yet."""
         synced = self._catalogue.by_name(table)
-        if synced is None:
+        if synced is None or self._loads.is_under_way(synced.attached.id):
             return None
         stands_at = synced.attached.cursor or self._meta.checkpoint
         return synced if seq > stands_at.seq and synced.attached.state != "behind" else None

@@ -122,6 +122,7 @@ class Catalogue:
                 "DELETE FROM tidewire_change WHERE t = ?",
                 "DELETE FROM tidewire_touched WHERE t = ?",
                 "DELETE FROM tidewire_parked WHERE t = ?",
+                "DELETE FROM tidewire_loading WHERE t = ?",
                 "DELETE FROM tidewire_table WHERE id = ?",
             ):
                 self._connection.execute(statement, (attached.id,))
@@ -231,7 +232,12 @@ class Catalogue:
             cursor_seq=START.seq if behind else None,
         )
 
+    def _stop_loading(self, attached: Attached) -> None:
+        """What a snapshot has brought says nothing of the table as it is now."""
+        self._connection.execute("DELETE FROM tidewire_loading WHERE t = ?", (attached.id,))
+
     def _mark_missing(self, attached: Attached, reason: str) -> None:
+        self._stop_loading(attached)
         moved = {on for _name, on in capture.installed(self._connection, attached.id)}
         capture.remove(self._connection, attached.id)
         new_name = next(iter(moved), None)
@@ -247,6 +253,7 @@ class Catalogue:
         self.registry.update(attached.id, state="missing", problem=reason)
 
     def _capture_rebuilt(self, attached: Attached, table: Table) -> None:
+        self._stop_loading(attached)
         columns = _kept_places(attached.columns, table)
         capture.install(self._connection, attached.id, table, columns)
         self._capture(attached.id, capture.WHOLE, table, "NULL", "1")

@@ -18,6 +18,7 @@ from tidewire_agent.store import capture
 from tidewire_agent.store.apply import Applied, Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
+from tidewire_agent.store.loads import Loads, LoadStanding
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.open_files import OpenFiles
 from tidewire_agent.store.opening import connect, prepare
@@ -29,6 +30,7 @@ from tidewire_agent.store.row_writer import RowWriter
 from tidewire_agent.store.seal import Sealer, SealOutcome
 from tidewire_agent.store.seeds import Seeds
 from tidewire_agent.store.silence import Switch, dropped_triggers, trigger_switch
+from tidewire_agent.store.snapshot_loader import LoadStep, SnapshotLoader
 from tidewire_agent.store.sql import names, quote
 from tidewire_agent.store.tables import KV_TABLE
 from tidewire_schemas.codec import BATCH_BYTES_MAX
@@ -37,6 +39,7 @@ from tidewire_schemas.messages import LastSealed, Page
 from tidewire_schemas.names import check_topic_name, fold
 from tidewire_schemas.positions import START, Position
 from tidewire_schemas.shapes import TableShape
+from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,9 @@ class StoreSettings(BaseModel):
     """About how many bytes of rows that were there before go into one batch: one MQTT message each."""
     apply_rows_max: Annotated[int, Field(ge=1)] = 2000
     """Rows after which applying a long page lets the app write in between (always between whole entries)."""
+    snapshot_lock_ms_max: Annotated[float, Field(gt=0, le=10_000)] = 20.0
+    """How long loading a snapshot may hold the app's write lock at once, in milliseconds: pieces are made to take half
+    of it, which leaves room for rows that cost more than those before."""
     kept_batches_max: Annotated[int, Field(ge=0)] = 64
     """Batches kept after the log has them, so that a hub which lost its tail can be healed."""
     kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024
@@ -123,6 +129,7 @@ class EdgeStore:
         self._pending = Pending(connection, self._meta, self._catalogue)
         self._parked = Parked(connection)
         self._seeds = Seeds(connection, self._catalogue, chunk_bytes=settings.seed_chunk_bytes)
+        self._loads = Loads(connection, self._meta, self._catalogue)
         self._rows = RowWriter(
             connection,
             self._catalogue,
@@ -145,6 +152,7 @@ class EdgeStore:
             self._parked,
             self._dead_letters,
             self._seeds,
+            self._loads,
             rows_max=settings.apply_rows_max,
         )
         self._sealer = Sealer(
@@ -155,9 +163,25 @@ class EdgeStore:
             self._outbox,
             self._dead_letters,
             self._seeds,
+            self._loads,
             batch_bytes_max=settings.batch_bytes_max,
             changes_max=settings.changes_per_batch_max,
             sealed=self._rows.sealed,
+        )
+        self._loader = SnapshotLoader(
+            connection,
+            self._meta,
+            self._catalogue,
+            self._transaction,
+            self._silently,
+            self._applier,
+            self._outbox,
+            self._rows,
+            self._pending,
+            self._parked,
+            self._seeds,
+            self._loads,
+            lock_ms_max=settings.snapshot_lock_ms_max,
         )
 
     @classmethod
@@ -280,13 +304,16 @@ class EdgeStore:
         """Sync these tables from now on (`tidewire_kv` is made if it is asked for); what became of each."""
         with _sqlite_errors():
             reports = self._catalogue.attach(wanted, all_tables=all_tables)
+            self._loads.reload()
             self._pending.forget()
             return reports
 
     def detach_table(self, name: str) -> bool:
         """Stop syncing one table; its rows stay. False where it was not attached."""
         with _sqlite_errors():
-            return self._catalogue.detach_one(name)
+            found = self._catalogue.detach_one(name)
+            self._loads.reload()
+            return found
 
     def detach(self) -> None:
         """Remove every trace from the file: triggers and tables (`tidewire_kv` stays if it has rows)."""
@@ -310,6 +337,7 @@ class EdgeStore:
         with _sqlite_errors():
             if self._catalogue.is_stale():
                 self._catalogue.refresh()
+                self._loads.reload()
                 self._pending.forget()
                 self._applier.schema_changed()
             return self.shapes_news
@@ -344,7 +372,8 @@ class EdgeStore:
         """Make a batch of what is committed now; call `harden` before anything of it is sent."""
         with _sqlite_errors():
             self.refresh()
-            return self._sealer.seal(now_ms)
+            outcome = self._sealer.seal(now_ms)
+            return outcome if outcome.more or not self._loader.tidy() else outcome._replace(more=True)
 
     def heed(self, batch_bytes_max: int) -> None:
         """Seal no batch above what the hub takes, as its Welcome says."""
@@ -369,6 +398,7 @@ class EdgeStore:
             with self._transaction():
                 dropped = self._outbox.renumber(after)
                 self._connection.execute("UPDATE tidewire_table SET first_batch = max(1, first_batch - ?)", (dropped,))
+                self._loads.renumbered(dropped)
             self._catalogue.registry.reload()
             self._pending.forget()
 
@@ -393,6 +423,7 @@ class EdgeStore:
                     """,
                 ):
                     self._connection.execute(statement)
+                self._loads.clear()
                 self._outbox.clear()
                 self._meta.checkpoint = START
                 self._meta.set(log_id=None, heard_epoch=0, drained=self._meta.number("drained") + 1)
@@ -421,6 +452,42 @@ class EdgeStore:
         with _sqlite_errors():
             self.refresh()
             return self._applier.apply(page)
+
+    # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def loading(self) -> LoadStanding | None:
+        """How far the snapshot is that is being loaded, or the tables that wait for one."""
+        return self._loads.standing
+
+    def load_wait(self) -> None:
+        """Tables that stand before the checkpoint take a snapshot; the log is not applied to them until then."""
+        with _sqlite_errors():
+            self.refresh()
+            self._loader.wait()
+
+    def load_begin(self, manifest: Snapshot, *, whole: bool) -> None:
+        """Load this snapshot from now on: of all tables, or of those that wait for one."""
+        with _sqlite_errors():
+            self.refresh()
+            self._loader.begin(manifest, whole=whole)
+
+    def load(self, chunk: SnapshotChunk) -> LoadStep:
+        """Load some more rows of the chunk that is due; call it again until it is done."""
+        with _sqlite_errors():
+            self.refresh()
+            return self._loader.load(chunk)
+
+    def load_finish(self) -> LoadStep:
+        """Once all chunks are loaded: some more of what is left to do; call it again until it is done."""
+        with _sqlite_errors():
+            self.refresh()
+            return self._loader.finish()
+
+    def load_forget(self) -> None:
+        """The snapshot is gone: begin with another."""
+        with _sqlite_errors(), self._transaction():
+            self._loads.forget_snapshot()
 
     # ── for people and programs ───────────────────────────────────────────────────────────────────────────────────
 
@@ -505,6 +572,7 @@ class EdgeStore:
             self._connection.rollback()
             # What memory holds of the tables may be ahead of what they say again now.
             self._catalogue.registry.reload()
+            self._loads.reload()
             self._parked.recount()
             raise
 

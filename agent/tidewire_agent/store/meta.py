@@ -57,6 +57,17 @@ class Meta:
         return value
 
 
+def mark_base(connection: sqlite3.Connection, meta: Meta) -> None:
+    """In the caller's transaction: unsealed changes were made at the checkpoint that is about to move."""
+    newest = connection.execute("SELECT max(id) FROM tidewire_change").fetchone()[0]
+    if newest is not None:
+        checkpoint = meta.checkpoint
+        connection.execute(
+            "INSERT OR IGNORE INTO tidewire_mark (id, epoch, seq) VALUES (?, ?, ?)",
+            (newest, checkpoint.epoch, checkpoint.seq),
+        )
+
+
 def trim_marks(connection: sqlite3.Connection, meta: Meta) -> None:
     """In the caller's transaction, after changes were removed: new ids begin after the highest that is left.
 

@@ -32,7 +32,7 @@ _CREATE: Final = """
         t     INTEGER NOT NULL,
         key   BLOB NOT NULL,
         batch INTEGER NOT NULL,
-        cols  TEXT,                 -- JSON list of folded columns; NULL: the whole row
+        cols  TEXT,                 -- JSON list of folded columns; NULL: the whole row; []: offered as a seed
         PRIMARY KEY (t, key, batch, cols)
     )
 """
@@ -42,6 +42,8 @@ _FOLDED: Final = "CASE typeof({0}) WHEN 'text' THEN lower(rtrim({0})) ELSE {0} E
 _WANT: Final = "INSERT OR IGNORE INTO temp.tidewire_wanted SELECT " + _FOLDED + " WHERE ?1 IS NOT NULL"
 
 _ADD: Final = "INSERT OR IGNORE INTO temp.tidewire_pending (t, key, batch, cols) VALUES (?, ?, ?, ?)"
+
+_OFFERED: Final = "[]"
 
 _Row = tuple[int, bytes, int, str | None]
 
@@ -56,6 +58,13 @@ class Overlay(NamedTuple):
     """Those of them that no batch holds yet."""
     only_unsealed: bool = False
     """The whole row is pending, and no batch holds it yet."""
+    offered: bool = False
+    """A batch offers the row as a seed: that yields to whatever the hub holds, so nothing of it is pending."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is pending."""
+        return not self.whole and not self.columns
 
 
 NOTHING_PENDING: Final = Overlay(whole=False, columns=frozenset())
@@ -133,6 +142,7 @@ class Pending:
             whole=False,
             columns=frozenset(name for _batch, name in named),
             unsealed=frozenset(name for batch, name in named if batch == _UNSEALED),
+            offered=any(cols == _OFFERED for _batch, cols in rows),
         )
 
     def cells(self, synced: Synced, key: bytes) -> dict[str, Value]:
@@ -199,9 +209,11 @@ class Pending:
         rows: list[_Row] = []
         for run in parse_batch(payload, bytes_max=len(payload)).batch.changes:
             synced = self._catalogue.by_name(run.table)
-            if synced is None or run.op == "seed" or batch < synced.attached.first_batch:
-                continue  # a seed yields to whatever the hub holds
-            cols = json.dumps([fold(name) for name in run.columns[run.key :]]) if run.op == "set" else None
+            if synced is None or batch < synced.attached.first_batch:
+                continue
+            cols = _OFFERED if run.op == "seed" else None
+            if run.op == "set":
+                cols = json.dumps([fold(name) for name in run.columns[run.key :]])
             rows.extend(
                 (synced.attached.id, synced.table.key_bytes(tuple(decode_row(row[: run.key]))), batch, cols)
                 for row in run.rows

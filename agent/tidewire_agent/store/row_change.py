@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from tidewire_agent.store import rows as rows_of
@@ -15,7 +15,7 @@ from tidewire_agent.store.pending import Overlay
 from tidewire_schemas.codec import parse_batch
 from tidewire_schemas.messages import Entry, Refusal, Run
 from tidewire_schemas.names import fold
-from tidewire_schemas.values import Value, WireValue, decode, decode_row, encode
+from tidewire_schemas.values import Value, WireRow, WireValue, decode, decode_row, encode
 
 
 class RowChange(NamedTuple):
@@ -62,15 +62,24 @@ class RowChange(NamedTuple):
 
 def row_changes(synced: Synced, run: Run, seq: int) -> Iterator[RowChange]:
     """The rows of a run."""
-    columns, unknown = rows_of.local_columns(synced.table, run.columns)
-    for wire_row in run.rows:
+    return _changes(synced, run.op, run.columns, run.rows, seq)
+
+
+def put_changes(synced: Synced, columns: Sequence[str], rows: Sequence[WireRow], seq: int) -> Iterator[RowChange]:
+    """Whole rows."""
+    return _changes(synced, "put", columns, rows, seq)
+
+
+def _changes(synced: Synced, op: str, named: Sequence[str], rows: Sequence[WireRow], seq: int) -> Iterator[RowChange]:
+    columns, unknown = rows_of.local_columns(synced.table, named)
+    for wire_row in rows:
         row = decode_row(wire_row)
         if unknown:
-            extra = {fold(run.columns[place]): wire_row[place] for place in unknown}
+            extra = {fold(named[place]): wire_row[place] for place in unknown}
             row = [value for place, value in enumerate(row) if place not in unknown]
         else:
             extra = {}
-        yield RowChange(synced, run.op, columns, tuple(row), extra, seq)
+        yield RowChange(synced, op, columns, tuple(row), extra, seq)
 
 
 def from_parked(synced: Synced, parked: ParkedRow) -> RowChange:

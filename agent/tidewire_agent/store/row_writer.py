@@ -8,7 +8,7 @@ even then is parked, and tried again when that may help.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from tidewire_agent.store import capture
@@ -86,6 +86,17 @@ class RowWriter:
         clashing = [change for change in changes if not self._apply_row(change)]
         if clashing:
             self._apply_together(clashing)
+
+    def load(self, changes: Iterable[RowChange], make_way: Callable[[RowChange], bool]) -> None:
+        """Write rows of a snapshot; `make_way` takes rows that are obsolete out of the way of one that clashes."""
+        clashing = [
+            change
+            for change in changes
+            if not self._apply_row(change) and not (make_way(change) and self._apply_row(change))
+        ]
+        if clashing:
+            self._apply_together(clashing)
+        self.bound_parked()
 
     def _apply_row(self, change: RowChange) -> bool:
         """Apply one row under the overlay; False where it breaks a constraint."""
@@ -314,6 +325,10 @@ class RowWriter:
         while len(left := [change for change in changes if not self._apply_row(change)]) < len(changes):
             changes = left
         self._apply_together(left)
+        self.bound_parked()
+
+    def bound_parked(self) -> None:
+        """Give up the tables with most that is parked, until it is not too much."""
         while self._parked.count > self._parked_rows_max:
             self._fall_behind(self._parked.fullest_table())
 

@@ -15,6 +15,7 @@ from tidewire_agent.store.reading import fetch_all
 from tidewire_agent.store.sql import names, quote
 from tidewire_agent.store.tables import Table
 from tidewire_schemas.names import fold
+from tidewire_schemas.shapes import UniqueSet
 from tidewire_schemas.values import RawText, Value
 
 STATEMENTS_CACHED_MAX = 1000
@@ -79,6 +80,23 @@ def fetch(connection: sqlite3.Connection, table: Table, key: Sequence[Value]) ->
 def key_is(columns: Sequence[str], key: Sequence[Value]) -> tuple[str, list[Any]]:
     """A condition that finds the row of a key, and what to bind in it."""
     return _where(columns, _raw_places(key), 0), list(_bound(key))
+
+
+def same_values(unique: UniqueSet, values: Sequence[Value]) -> tuple[str, list[Any]]:
+    """A condition that finds the rows which hold these values in a UNIQUE set, and what to bind in it."""
+    raw = _raw_places(values)
+    where = " AND ".join(
+        f"{quote(column)} = {'CAST(? AS TEXT)' if place in raw else '?'} COLLATE {collation}"
+        for place, (column, collation) in enumerate(zip(unique.columns, unique.collations, strict=True))
+    )
+    return where, list(_bound(values))
+
+
+def key_after(columns: Sequence[str], key: Sequence[Value]) -> tuple[str, list[Any]]:
+    """A condition that finds the rows whose keys come after this one, and what to bind in it."""
+    raw = _raw_places(key)
+    places = ", ".join("CAST(? AS TEXT)" if place in raw else "?" for place in range(len(key)))
+    return f"({names(columns)}) > ({places})", list(_bound(key))
 
 
 def local_columns(table: Table, columns: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:

@@ -61,6 +61,34 @@ CREATE TABLE IF NOT EXISTS tidewire_touched (
     PRIMARY KEY (t, key)
 ) WITHOUT ROWID;
 
+-- Tables that are being loaded from a snapshot; at most one snapshot at a time (meta: load_snapshot, load_epoch,
+-- load_seq, load_whole, load_included). `load`: never given twice (meta: next_load). `stage`: waiting (for a manifest),
+-- loading (chunk `next` of those from `first` on is due, `row` rows of it are in), sweeping (rows up to key `swept` that
+-- the snapshot does not hold are gone), loaded (the other tables are not yet), ended (until changes up to stamp `until`
+-- are sealed).
+CREATE TABLE IF NOT EXISTS tidewire_loading (
+    load   INTEGER PRIMARY KEY,
+    t      INTEGER NOT NULL UNIQUE,
+    whole  INTEGER NOT NULL,
+    epoch  INTEGER NOT NULL,
+    seq    INTEGER NOT NULL,
+    stage  TEXT NOT NULL,
+    first  INTEGER NOT NULL,
+    chunks INTEGER NOT NULL,
+    next   INTEGER NOT NULL,
+    row    INTEGER NOT NULL,
+    swept  TEXT,
+    until  INTEGER
+);
+
+-- Keys that a load has brought, and which changes had been made by then (`stamp`).
+CREATE TABLE IF NOT EXISTS tidewire_loaded (
+    load  INTEGER NOT NULL,
+    key   BLOB NOT NULL,
+    stamp INTEGER NOT NULL,
+    PRIMARY KEY (load, key)
+) WITHOUT ROWID;
+
 -- Rows of which a change was too large to be sent: the next change of such a row sends the whole row.
 CREATE TABLE IF NOT EXISTS tidewire_unsent (
     t   INTEGER NOT NULL,

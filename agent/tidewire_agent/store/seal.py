@@ -19,6 +19,7 @@ from pydantic_core import to_json
 from tidewire_agent.store import capture
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters, null_key
+from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.netchange import Change, LogRow, NetChange
 from tidewire_agent.store.outbox import Outbox
@@ -89,6 +90,7 @@ class Sealer:
         outbox: Outbox,
         dead_letters: DeadLetters,
         seeds: Seeds,
+        loads: Loads,
         *,
         batch_bytes_max: int,
         changes_max: int,
@@ -101,6 +103,7 @@ class Sealer:
         self._outbox = outbox
         self._dead_letters = dead_letters
         self._seeds = seeds
+        self._loads = loads
         self._own_batch_bytes_max = self._batch_bytes_max = batch_bytes_max
         self._changes_max = changes_max
         self._sealed = sealed
@@ -168,11 +171,16 @@ class Sealer:
                     logger.warning("changes of a table that is not attached any more were set aside")
                     continue
                 rows = self._joined(synced, cut)
-                fast = None if synced.attached.has_originals else _all_inserted(synced, rows, base_of)
+                seen = self._loads.seen(synced)
+                plain = seen is None and not synced.attached.has_originals
+                fast = _all_inserted(synced, rows, base_of) if plain else None
                 if fast is not None:
                     runs.append(fast)
                     continue
-                changes = self._net_changes(synced, rows, base_of, lambda: next(ties), dead, nothing, now_ms)
+                row_base = _base_of_rows(synced, base_of, seen)
+                changes = self._net_changes(synced, rows, row_base, lambda: next(ties), dead, nothing, now_ms)
+                if seen is None:
+                    changes = _taken_over(synced, changes)
                 runs.extend(self._runs(synced, changes, touched, nothing, unsent, whole))
             runs.sort(key=lambda run: run["op"] != "delete")
             return Draft(runs, _encoded(runs), first, cut, dead, touched, nothing, whole)
@@ -209,7 +217,7 @@ class Sealer:
         self,
         synced: Synced,
         rows: Sequence[tuple[Any, ...]],
-        base_of: Callable[[int], Position],
+        base_of: Callable[[Sequence[Any], int], Position],
         next_tie: Callable[[], int],
         dead: list[DeadLetter],
         nothing: list[tuple[int, bytes]],
@@ -231,7 +239,7 @@ class Sealer:
                     changed=capture.mask_columns(row[2], synced.attached.columns),
                     key=key,
                     row=row[4 + width :] if row[3 + width] else None,
-                    base=base_of(row[0]),
+                    base=base_of(key, row[0]),
                 )
 
         net.feed(log_rows())
@@ -266,7 +274,7 @@ class Sealer:
             if unsent and (key := (synced.attached.id, table.key_bytes(change.key))) in unsent:
                 op = "put" if op == "set" else op
                 whole.append(key)
-            base = _base_of(synced, change)
+            base = change.base
             if op == "set":
                 places = tuple(i for i, name in enumerate(order) if i < width or fold(name) in change.changed)
             elif op == "delete":
@@ -385,13 +393,26 @@ class Sealer:
         return SealOutcome(batches=1 if sends else 0, more=True, lock_s=lock_s)
 
 
-def _base_of(synced: Synced, change: Change) -> Position:
-    """What the device had applied of this table: less than the checkpoint while the table is being taken over."""
-    attached = synced.attached
-    if attached.cursor is None or not attached.has_originals:
-        return change.base
+def _base_of_rows(
+    synced: Synced,
+    base_of: Callable[[int], Position],
+    seen: Callable[[Sequence[Any], int], Position | None] | None,
+) -> Callable[[Sequence[Any], int], Position]:
+    """(key, change id) → what the device had applied of the row when the app changed it."""
+    if seen is None:
+        return lambda _key, change_id: base_of(change_id)
+    is_new = synced.attached.cursor is not None and synced.attached.has_originals
+    # Where the snapshot has not brought the row yet, the app knows what it knew before; of a new table that is nothing.
+    return lambda key, change_id: seen(key, change_id) or (START if is_new else base_of(change_id))
+
+
+def _taken_over(synced: Synced, changes: list[Change]) -> list[Change]:
+    """While a table is being taken over from the log, the device has applied less of it than the checkpoint says."""
+    cursor = synced.attached.cursor
+    if cursor is None or not synced.attached.has_originals:
+        return changes
     # A row that the app makes meanwhile was made in ignorance of all that is still to come.
-    return START if change.op == "put" else min(change.base, attached.cursor)
+    return [change._replace(base=START if change.op == "put" else min(change.base, cursor)) for change in changes]
 
 
 def _run(op: str, synced: Synced, base: Position, columns: list[str]) -> WireRun:

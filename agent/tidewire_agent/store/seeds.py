@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from tidewire_agent.store.catalogue import Catalogue, Synced
 from tidewire_agent.store.dead_letters import DeadLetter, null_key
 from tidewire_agent.store.reading import fetch_all, snapshot
-from tidewire_agent.store.rows import key_is
+from tidewire_agent.store.rows import key_after, key_is
 from tidewire_agent.store.sql import names, quote
 from tidewire_schemas.positions import Position
 from tidewire_schemas.values import RawText, Value, decode, decode_row, encode, encode_row
@@ -165,10 +165,8 @@ def _after(synced: Synced) -> tuple[str, list[Any]]:
     attached, table = synced
     if attached.offered is None:
         return "", []
-    values = [decode(value) for value in attached.offered]
-    places = ", ".join("CAST(? AS TEXT)" if isinstance(value, RawText) else "?" for value in values)
-    bound = [value.data if isinstance(value, RawText) else value for value in values]
-    return f"AND ({names(table.key)}) > ({places})", bound
+    condition, bound = key_after(table.key, [decode(value) for value in attached.offered])
+    return f"AND {condition}", bound
 
 
 def _size(row: Sequence[Value]) -> int:

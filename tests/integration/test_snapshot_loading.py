@@ -1,0 +1,240 @@
+"""A device loads a snapshot instead of entries: what is pending stays on top, what is gone goes."""
+
+from __future__ import annotations
+
+from support.fleet import Edge, Fleet
+from support.snapshots import FleetSnapshot
+from tidewire_agent.store.edge_store import EdgeStore
+
+NOTES = "CREATE TABLE notes (id INTEGER PRIMARY KEY, title TEXT, n INTEGER)"
+USERS = "CREATE TABLE users (id TEXT PRIMARY KEY, email TEXT UNIQUE, name TEXT)"
+
+
+def reopened(edge: Edge) -> None:
+    """The process is killed: what it had in memory is gone."""
+    edge.store.close()
+    edge.store = EdgeStore.open(edge.path, device=edge.device)
+
+
+def test_a_new_device_takes_a_snapshot_and_follows_from_there(fleet: Fleet) -> None:
+    """Guarantee 6."""
+    a = fleet.edge("a", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2), (3, 'three', 3), (4, 'four', 4)")
+    fleet.push(a)
+    snapshot = FleetSnapshot(fleet)
+    a.sql(
+        "UPDATE notes SET n = 20 WHERE id = 2; DELETE FROM notes WHERE id = 3; INSERT INTO notes VALUES (5, 'five', 5)"
+    )
+    fleet.push(a)
+    b = fleet.edge("b", NOTES)
+    snapshot.take(b)
+    assert b.rows("SELECT id, n FROM notes ORDER BY id") == [(1, 1), (2, 2), (3, 3), (4, 4)]
+    assert b.store.checkpoint == snapshot.position
+    assert b.store.loading is None
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_rows_that_the_hub_no_longer_has_are_removed(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql(f"INSERT INTO notes (id) VALUES {', '.join(f'({number})' for number in range(50))}")
+    fleet.sync()
+    a.sql("DELETE FROM notes WHERE id % 2 = 0")
+    fleet.push(a)
+    FleetSnapshot(fleet, rows_per_chunk=7).take(b)
+    assert b.rows("SELECT count(*) FROM notes") == [(25,)]
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_pending_writes_stay_on_top_and_own_batches_that_it_includes_do_not(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2), (3, 'three', 3)")
+    fleet.sync()
+    b.sql("UPDATE notes SET title = 'of b' WHERE id = 1")
+    fleet.push(b)  # in the log, and so in the snapshot; b has not applied it
+    a.sql("UPDATE notes SET n = 10 WHERE id = 1")
+    fleet.pull(a)
+    a.sql("UPDATE notes SET title = 'of a' WHERE id = 1")
+    fleet.push(a)
+    snapshot = FleetSnapshot(fleet, rows_per_chunk=1)
+    b.sql("UPDATE notes SET title = 'later' WHERE id = 2")
+    b.seal()  # a batch that the snapshot does not include
+    b.sql("UPDATE notes SET n = 33 WHERE id = 3; INSERT INTO notes VALUES (4, 'four', 4)")  # not sealed
+    snapshot.take(b)
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [
+        (1, "of a", 10),
+        (2, "later", 2),
+        (3, "three", 33),
+        (4, "four", 4),
+    ]
+    assert b.store.released == 1
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_what_the_app_changes_of_a_loaded_row_is_made_at_the_snapshots_position(fleet: Fleet) -> None:
+    """Else the hub would take a row that was born meanwhile for another thing than the one the app saw."""
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'first', 1), (9, 'last', 9)")
+    fleet.push(a)
+    snapshot = FleetSnapshot(fleet, rows_per_chunk=1)
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    b.store.load(snapshot.chunk(0))
+    b.sql("UPDATE notes SET n = 100 WHERE id = 1; INSERT INTO notes VALUES (9, 'mine', 0)")
+    for _ in snapshot.pieces(b):
+        pass
+    fleet.sync()
+    fleet.assert_equal()
+    assert a.rows("SELECT id, n FROM notes ORDER BY id") == [(1, 100), (9, 9)]
+    assert b.dead() == [("notes", "key_taken", (9,))]
+
+
+def test_a_unique_value_may_move_from_row_to_row(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", USERS), fleet.edge("b", USERS)
+    a.sql("INSERT INTO users VALUES ('a', 'x@', 'A'), ('b', 'y@', 'B'), ('c', 'z@', 'C'), ('d', 'w@', 'D')")
+    fleet.sync()
+    a.sql(
+        "BEGIN; UPDATE users SET email = NULL; DELETE FROM users WHERE id = 'd';"
+        " UPDATE users SET email = 'w@' WHERE id = 'a';"
+        " UPDATE users SET email = 'x@' WHERE id = 'b'; UPDATE users SET email = 'y@' WHERE id = 'c'; COMMIT"
+    )
+    fleet.push(a)
+    FleetSnapshot(fleet, rows_per_chunk=1).take(b)
+    assert b.rows("SELECT id, email FROM users ORDER BY id") == [("a", "w@"), ("b", "x@"), ("c", "y@")]
+    assert b.store.backlog().parked == 0
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_a_table_attached_late_takes_the_hubs_rows_and_offers_its_own(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES + ";" + USERS)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1); INSERT INTO users VALUES ('a', 'a@', 'A'), ('b', 'b@', 'B')")
+    fleet.push(a)
+    b = fleet.edge(
+        "b", NOTES + ";" + USERS, tables=["notes"], rows="INSERT INTO users VALUES ('b', 'old@', 'B'), ('m', 'm@', 'M')"
+    )
+    fleet.pull(b)
+    b.attach("users")
+    fleet.hello(b)
+    b.store.load_wait()
+    assert b.store.replay_from == b.store.checkpoint
+    snapshot = FleetSnapshot(fleet, rows_per_chunk=1)
+    a.sql("UPDATE users SET name = 'AA' WHERE id = 'a'; UPDATE notes SET n = 11")
+    fleet.push(a)
+    fleet.pull(b)  # the other table goes on
+    assert b.rows("SELECT n FROM notes") == [(11,)]
+    snapshot.take(b, whole=False)
+    assert b.store.replay_from == snapshot.position
+    fleet.sync()
+    fleet.assert_equal()
+    assert a.rows("SELECT id, email, name FROM users ORDER BY id") == [
+        ("a", "a@", "AA"),
+        ("b", "b@", "B"),
+        ("m", "m@", "M"),
+    ]
+    assert b.dead() == [("users", "row_known", ("b",))]
+
+
+def test_seeds_on_their_way_are_not_swept(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1)")
+    fleet.push(a)
+    b = fleet.edge("b", NOTES, rows="INSERT INTO notes VALUES (7, 'seven', 7)")
+    fleet.pull(b)
+    snapshot = FleetSnapshot(fleet)
+    b.seal()
+    assert b.store.backlog().batches == 1
+    snapshot.take(b)
+    assert b.rows("SELECT id FROM notes ORDER BY id") == [(1,), (7,)]
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_a_load_goes_on_where_a_crash_has_cut_it(fleet: Fleet) -> None:
+    """Guarantee 3: the position moves with the last piece, whatever is cut before."""
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2), (3, 'three', 3), (4, 'four', 4), (5, 'five', 5)")
+    fleet.sync()
+    before = b.store.checkpoint
+    a.sql("DELETE FROM notes WHERE id = 2; UPDATE notes SET n = n + 10; INSERT INTO notes VALUES (6, 'six', 6)")
+    fleet.push(a)
+    snapshot = FleetSnapshot(fleet, rows_per_chunk=2)
+    b.sql("UPDATE notes SET title = 'mine' WHERE id = 3")
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    pieces = 0
+    for _ in snapshot.pieces(b):
+        assert b.store.checkpoint == before
+        reopened(b)
+        pieces += 1
+    assert pieces >= 5
+    assert b.store.checkpoint == snapshot.position
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [
+        (1, "one", 11),
+        (3, "mine", 13),
+        (4, "four", 14),
+        (5, "five", 15),
+        (6, "six", 6),
+    ]
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_another_snapshot_takes_the_place_of_one_that_is_gone(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2), (3, 'three', 3), (4, 'four', 4)")
+    fleet.push(a)
+    gone = FleetSnapshot(fleet, rows_per_chunk=1)
+    a.sql("DELETE FROM notes WHERE id = 1; UPDATE notes SET n = 22 WHERE id = 2")
+    fleet.push(a)
+    b.store.load_begin(gone.manifest(b), whole=True)
+    b.store.load(gone.chunk(0))
+    b.store.load(gone.chunk(1))
+    b.store.load_forget()
+    assert b.store.loading is None
+    FleetSnapshot(fleet, rows_per_chunk=3).take(b)
+    assert b.rows("SELECT id, n FROM notes ORDER BY id") == [(2, 22), (3, 3), (4, 4)]
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_a_late_device_cannot_bring_a_deleted_row_back(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2)")
+    fleet.sync()
+    a.sql("DELETE FROM notes WHERE id = 1")
+    fleet.push(a)
+    b.sql("UPDATE notes SET n = 99 WHERE id = 1")  # never sealed, and b comes back by a snapshot
+    FleetSnapshot(fleet).take(b)
+    fleet.sync()
+    fleet.assert_equal()
+    assert a.rows("SELECT id FROM notes") == [(2,)]
+    assert b.dead() == [("notes", "row_absent", (1,))]
+
+
+def test_rows_without_a_key_and_tables_that_the_hub_has_not_heard_of_are_left_alone(fleet: Fleet) -> None:
+    a = fleet.edge("a", "CREATE TABLE k (id TEXT PRIMARY KEY, v)")
+    a.sql("INSERT INTO k VALUES ('x', 1)")
+    fleet.push(a)
+    snapshot = FleetSnapshot(fleet)
+    b = fleet.edge("b", "CREATE TABLE k (id TEXT PRIMARY KEY, v);" + NOTES, rows="INSERT INTO k VALUES (NULL, 5)")
+    b.sql("INSERT INTO notes VALUES (1, 'new', 1)")
+    snapshot.take(b)
+    assert sorted(b.rows("SELECT v FROM k")) == [(1,), (5,)]
+    assert b.rows("SELECT id FROM notes") == [(1,)]
+
+
+def test_a_table_attached_while_a_snapshot_is_loaded_comes_after_it(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES + ";" + USERS)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1); INSERT INTO users VALUES ('a', 'a@', 'A')")
+    fleet.push(a)
+    b = fleet.edge("b", NOTES + ";" + USERS, tables=["notes"])
+    snapshot = FleetSnapshot(fleet)
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    b.attach("users")
+    for _ in snapshot.pieces(b):
+        pass
+    assert b.store.checkpoint == snapshot.position
+    assert b.store.replay_from.seq == 0
+    fleet.sync()
+    fleet.assert_equal()
