@@ -138,6 +138,8 @@ class RandomWork:
         loading = edge.store.loading
         if chance < 0.2:
             self._snapshots["newest"] = FleetSnapshot(self._fleet, rows_per_chunk=self._random.randint(1, 5))
+        elif loading is not None and loading.whole and loading.snapshot is None:
+            self._begin_load(edge, whole=True)
         elif loading is None or loading.snapshot is None:
             self._begin_load(edge, whole=chance < 0.6)
         elif chance < 0.9:
@@ -166,8 +168,9 @@ class RandomWork:
     def _end_load(self, edge: Edge) -> None:
         loading = edge.store.loading
         if loading is not None and loading.snapshot is None:
-            edge.store.load_begin((snapshot := FleetSnapshot(self._fleet)).manifest(edge), whole=True)
-            self._snapshots[edge.device] = snapshot
+            self._fleet.pull(edge)
+            snapshot = self._snapshots[edge.device] = FleetSnapshot(self._fleet)
+            edge.store.load_begin(snapshot.manifest(edge), whole=loading.whole)
         if edge.store.loading is not None:
             for _ in self._snapshots[edge.device].pieces(edge):
                 pass

@@ -191,7 +191,7 @@ def test_another_snapshot_takes_the_place_of_one_that_is_gone(fleet: Fleet) -> N
     b.store.load(gone.chunk(0))
     b.store.load(gone.chunk(1))
     b.store.load_forget()
-    assert b.store.loading is None
+    assert b.store.loading is not None  # the tables are at no place in the log until another is loaded
     FleetSnapshot(fleet, rows_per_chunk=3).take(b)
     assert b.rows("SELECT id, n FROM notes ORDER BY id") == [(2, 22), (3, 3), (4, 4)]
     fleet.sync()

@@ -485,9 +485,11 @@ class EdgeStore:
             return self._loader.finish()
 
     def load_forget(self) -> None:
-        """The snapshot is gone: begin with another."""
-        with _sqlite_errors(), self._transaction():
-            self._loads.forget_snapshot()
+        """The snapshot is gone; what it has brought stays until another is loaded."""
+        with _sqlite_errors():
+            with self._transaction():
+                self._loads.forget_snapshot()
+            self._pending.forget()
 
     # ── for people and programs ───────────────────────────────────────────────────────────────────────────────────
 

@@ -98,7 +98,7 @@ class Loads:
     @property
     def whole(self) -> bool:
         """Whether a snapshot of all tables is being loaded: until it has ended no entry can be applied."""
-        return self.snapshot is not None and bool(self._meta.number("load_whole"))
+        return bool(self._meta.number("load_whole"))
 
     @property
     def position(self) -> Position:
@@ -123,7 +123,7 @@ class Loads:
     def standing(self) -> LoadStanding | None:
         """How far the load is; None where there is none."""
         loads = self.under_way
-        if not loads and self.snapshot is None:
+        if not loads and not self.whole:
             return None
         names = (self._catalogue.registry.by_id[load.table_id].name for load in loads)
         return LoadStanding(
@@ -209,19 +209,19 @@ class Loads:
         self._connection.execute(
             "UPDATE tidewire_loading SET stage = 'ended', until = ? WHERE stage <> 'ended'", (self._stamp_now(),)
         )
-        self.forget_snapshot()
+        self._meta.set(load_whole=0)
+        self._no_snapshot()
 
     def forget_snapshot(self) -> None:
-        """No snapshot is being loaded any more; single tables that had begun wait for another."""
-        self._connection.execute("DELETE FROM tidewire_loading WHERE stage <> 'ended' AND whole")
+        """The snapshot is gone, and its tables wait for another: half loaded, they are at no place in the log."""
         self._connection.execute("UPDATE tidewire_loading SET stage = 'waiting' WHERE stage <> 'ended'")
-        self._meta.set(load_snapshot=None, load_epoch=0, load_seq=0, load_whole=0, load_included=0)
-        self.reload()
+        self._no_snapshot()
 
     def clear(self) -> None:
         """Nothing is loaded, and nothing waits for a snapshot."""
         self._connection.execute("DELETE FROM tidewire_loading")
-        self.forget_snapshot()
+        self._meta.set(load_whole=0)
+        self._no_snapshot()
 
     def renumbered(self, dropped: int) -> None:
         """Own batches after `dropped` are numbered from 1 now."""
@@ -299,6 +299,10 @@ class Loads:
                 yield number
 
     # ── common ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _no_snapshot(self) -> None:
+        self._meta.set(load_snapshot=None, load_epoch=0, load_seq=0, load_included=0)
+        self.reload()
 
     def _add(self, table_id: int, *, whole: bool, position: Position, stage: Stage, first: int, chunks: int) -> None:
         number = self._meta.number("next_load")

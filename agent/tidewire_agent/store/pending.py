@@ -80,7 +80,7 @@ class Pending:
         self._batch = 0
         self._change = 0
         self._drained = -1
-        self._released = 0
+        self._released = meta.number("load_included")
         self._wants: Literal["all", "some", "none"] = "all"
         connection.execute(_CREATE)
         connection.execute(_CREATE_WANTED)
@@ -185,7 +185,9 @@ class Pending:
     def forget(self) -> None:
         """Index anew at the next call: batches were renumbered, or tables attached or changed."""
         self._connection.execute("DELETE FROM temp.tidewire_pending")
-        self._batch = self._change = self._released = 0
+        self._batch = self._change = 0
+        # What a snapshot includes that is being loaded is judged, though the log is not applied so far yet.
+        self._released = self._meta.number("load_included")
         self._drained = -1
         self._wants = "all"
 

@@ -141,6 +141,7 @@ class SnapshotLoader:
                     stage: Stage = "loading" if part.chunks else "sweeping"
                     self._loads.add(synced.attached.id, part.first, part.chunks, stage=stage)
             self._loads.reload()
+        self._pending.forget()
 
     def _included(self, manifest: Snapshot) -> int:
         """The newest batch of this life that the snapshot includes, where it is ours indeed."""
@@ -358,7 +359,6 @@ class SnapshotLoader:
     @contextmanager
     def _writing(self, first_values: Iterable[Value]) -> Iterator[Timed]:
         """A transaction of a piece, that writes rows whose keys begin with these values."""
-        self._pending.release(max(self._loads.included, self._outbox.released))
         timed = Timed()
         try:
             with self._applier.covered(first_values), self._silently():
