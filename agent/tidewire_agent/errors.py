@@ -92,6 +92,19 @@ class OtherDevice(SettingError):
     hint = "use that name, or detach the database first"
 
 
+class OtherStream(SettingError):
+    """The database follows the log of another stream."""
+
+    code = "stream_differs"
+
+    def __init__(self, database: object, known: str, given: str) -> None:
+        super().__init__(
+            f"{database} follows the stream {known!r}, not {given!r}",
+            hint=f"give --stream {known}; or, to move this database with its rows to the stream {given!r}, let it first"
+            " forget the log that it follows: tidewire-agent adopt",
+        )
+
+
 class LogDiverged(TidewireError):
     """A page claims another history for what this device has applied."""
 

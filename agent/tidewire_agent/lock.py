@@ -84,6 +84,10 @@ class AgentLock:
         except InodeLocked:
             raise AlreadyRunning(what="an agent on", path=self._database, hint=OTHER_NAME_HINT) from None
 
+    def told(self) -> AgentStatus | None:
+        """What the last agent said, while nobody else can run."""
+        return _read(self._descriptor)
+
     def write(self, status: AgentStatus) -> None:
         """Replace the status document. A disk without space costs the document, not the agent."""
         data = status.model_dump_json(indent=1).encode() + b"\n"

@@ -40,13 +40,21 @@ _KEEPALIVE_TIMEOUT = 0x8D
 _SERVER_SHUTTING_DOWN = 0x8B
 
 
+_NO_TLS_THERE: Final = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNEXPECTED_EOF_WHILE_READING"}
+"""What OpenSSL says of a port that answers in plain words, or hangs up on the first byte of TLS."""
+
+
 def connect_error(error: Exception, settings: LinkSettings) -> LinkError:
     """What failed before the broker could be asked."""
     address = settings.address
     if isinstance(error, ssl.SSLCertVerificationError):
         return TlsFailed(f"the certificate of {address} is not trusted: {error.verify_message}")
     if isinstance(error, ssl.SSLError):
-        return TlsFailed(f"TLS with {address} failed: {error.reason or error}")
+        hint = _plain_hint(settings) if error.reason in _NO_TLS_THERE else None
+        return TlsFailed(f"TLS with {address} failed: {error.reason or error}", hint=hint)
+    if address.tls and isinstance(error, ConnectionResetError):
+        # Perhaps only for now, so this is tried again soon.
+        return CannotReach(f"{address} hung up at the first byte of TLS", hint=_plain_hint(settings))
     if type(error).__name__ == "WebsocketConnectionError":
         return ProtocolRefused(f"{address} does not take the websocket: {error}")
     if isinstance(error, socket.gaierror):
@@ -102,10 +110,31 @@ def loss(
     if code == _KEEPALIVE_TIMEOUT:
         return NoAnswer(f"{address} does not answer pings")
     if code in _PROTOCOL and code != _UNSPECIFIED:
-        return ProtocolRefused(f"what {address} sends is not MQTT {settings.protocol}", hint=size_hint)
+        hint = size_hint if welcomed else _other_port_hint(settings)
+        return ProtocolRefused(f"what {address} sends is not MQTT {settings.protocol}", hint=hint)
     if not welcomed:
         return BrokerRefused(
             f"{address} ended the connection before its welcome: {cause or 'closed by the broker'}",
-            hint="is this an MQTT port, is TLS expected there, does it speak this protocol version? See its log",
+            hint=_other_port_hint(settings),
         )
     return ConnectionLost(f"the connection to {address} was lost: {cause or 'closed by the broker'}", hint=size_hint)
+
+
+def _plain_hint(settings: LinkSettings) -> str:
+    address = settings.address
+    plain, usual = ("ws", "8883 or 443") if address.websockets else ("mqtt", "8883")
+    return (
+        f"port {address.port} seems to speak no TLS: give the broker's TLS port (often {usual}), or {plain}:// if the"
+        " connection is to be without TLS"
+    )
+
+
+def _other_port_hint(settings: LinkSettings) -> str:
+    address = settings.address
+    if address.tls:
+        return "is this an MQTT port, and does it speak this protocol version? See the broker's log"
+    safe = "wss" if address.websockets else "mqtts"
+    return (
+        f"if port {address.port} speaks TLS say {safe}://, if it speaks websockets ws://, and if it speaks another"
+        ' version of MQTT try protocol = "3.1.1". See the broker\'s log'
+    )

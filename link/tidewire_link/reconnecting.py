@@ -242,7 +242,8 @@ class ReconnectingLink:
                 logger.exception("the link to %s failed in an unexpected way", self.settings.address)
                 reason = LinkError(f"unexpected: {error!r}")
             delay_s = self._backoff.failed(loop.time(), self._chance(), slow=reason is not None and reason.slow)
-            logger.info("%s; connecting again in %.1f s", reason or "disconnected", delay_s)
+            # Why is told by who owns the link, which hears it.
+            logger.info("%sconnecting again in %.1f s", "" if reason is not None else "disconnected; ", delay_s)
             self._loss_was_taken.clear()
             self._inbound.put(Disconnected(reason, delay_s))
             await asyncio.sleep(delay_s)

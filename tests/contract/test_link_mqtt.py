@@ -118,7 +118,8 @@ async def test_tls_with_client_certificates(
         assert isinstance(untrusting.reason, TlsFailed)
         assert "not trusted" in str(untrusting.reason)
         plain = await refusal(links, f"mqtt://127.0.0.1:{broker.port}", client_id="d", protocol=protocol)
-        assert isinstance(plain.reason, BrokerRefused | ConnectionLost)
+        assert isinstance(plain.reason, BrokerRefused | ProtocolRefused)
+        assert "mqtts://" in plain.reason.hint
 
 
 async def echo_many(link: MqttLink, *, count: int, size: int) -> None:
@@ -141,6 +142,7 @@ async def echo_many(link: MqttLink, *, count: int, size: int) -> None:
 async def test_tls_to_a_port_without_tls_is_told(broker: Mosquitto, links: list[MqttLink]) -> None:
     lost = await refusal(links, f"mqtts://127.0.0.1:{broker.port}", connect_timeout_s=1)
     assert isinstance(lost.reason, TlsFailed | CannotReach)
+    assert "mqtt://" in lost.reason.hint
 
 
 async def test_certificate_files_that_cannot_be_used_are_told(tmp_path: Path, links: list[MqttLink]) -> None:

@@ -232,6 +232,12 @@ def test_a_row_with_a_null_key_is_a_dead_letter_and_holds_up_nothing(fleet: Flee
     fleet.sync()
     assert b.rows("SELECT body FROM notes") == [("kept",)]
     assert a.dead() == [("notes", "null_key", (None,))]
+    assert a.store.dead(1)[0].cells == {"id": None, "body": "lost", "rank": 1.0}
+    a.sql("INSERT INTO notes VALUES (NULL, 'taken back', 2); DELETE FROM notes WHERE body = 'taken back'")
+    a.sql("UPDATE notes SET id = '2' WHERE id IS NULL")
+    fleet.sync()
+    assert b.rows("SELECT body FROM notes WHERE id = '2'") == [("lost",)]
+    assert len(a.dead()) == 1  # a row that is gone, or has a key now, is no letter
 
 
 def test_the_apps_own_triggers_run_once_and_where_the_app_wrote(fleet: Fleet) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from support.fleet import Edge, Fleet
-from tidewire_agent.store.edge_store import StoreSettings
+from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT)"
 
@@ -343,6 +344,38 @@ def test_attaching_a_table_that_is_behind_takes_it_anew(fleet: Fleet) -> None:
     fleet.assert_equal()
 
 
+def test_attaching_a_table_that_is_behind_is_noticed_by_the_process_that_works_on_the_file(fleet: Fleet) -> None:
+    schema = "CREATE TABLE u (id INTEGER PRIMARY KEY, email TEXT UNIQUE)"
+    a, b = fleet.edge("a", schema), fleet.edge("b", schema, settings=StoreSettings(parked_rows_max=1))
+    b.sql("INSERT INTO u VALUES (101, 'x1'), (102, 'x2'), (103, 'x3')")
+    a.sql("INSERT INTO u VALUES (1, 'x1'), (2, 'x2'), (3, 'x3')")
+    fleet.push(a)
+    fleet.pull(b)
+    fleet.sync()
+    with closing(EdgeStore.open(b.path, device=None)) as other:
+        assert [report.reason for report in other.attach(["u"])] == ["taken anew"]
+    fleet.sync()
+    assert b.rows("SELECT id FROM u ORDER BY id") == [(1,), (2,), (3,)]
+    assert b.store.problems() == []
+    fleet.assert_equal()
+
+
+def test_a_table_that_is_full_of_parked_changes_can_be_detached_by_another_process(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES)
+    b = fleet.edge("b", NOTES, settings=StoreSettings(parked_rows_max=3))
+    a.sql("ALTER TABLE notes ADD COLUMN extra TEXT")
+    a.sql("INSERT INTO notes VALUES ('1', 'x', 'e1'), ('2', 'x', 'e2')")
+    fleet.push(a)
+    fleet.pull(b)
+    assert b.store.backlog().parked == 2
+    with closing(EdgeStore.open(b.path, device=None)) as other:
+        assert other.detach_table("notes")
+    a.sql("INSERT INTO notes VALUES ('3', 'x', 'e3'), ('4', 'x', 'e4')")
+    fleet.push(a)
+    fleet.pull(b)
+    assert b.store.backlog().parked == 0
+
+
 def test_dropping_a_column_is_refused_by_sqlite_until_the_table_is_detached(fleet: Fleet) -> None:
     schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, keep TEXT, goes TEXT)"
     a, b = fleet.edge("a", schema), fleet.edge("b", schema)
@@ -367,6 +400,7 @@ def test_a_row_too_large_to_send_stays_and_goes_whole_once_it_fits(fleet: Fleet)
     a.sql("INSERT INTO notes VALUES ('big', hex(zeroblob(4000)))")
     fleet.sync()
     assert a.dead() == [("notes", "row_too_large", ("big",))]
+    assert a.store.dead(1)[0].cells == {"id": "big", "body": "00" * 4000}
     a.sql("ALTER TABLE notes ADD COLUMN stars INTEGER")
     a.sql("UPDATE notes SET stars = 1")
     fleet.sync()
@@ -375,6 +409,24 @@ def test_a_row_too_large_to_send_stays_and_goes_whole_once_it_fits(fleet: Fleet)
     a.sql("UPDATE notes SET body = 'short'")
     fleet.sync()
     assert b.rows("SELECT id, body FROM notes") == [("big", "short")]
+
+
+def test_a_row_too_large_is_sent_when_it_is_retried_under_a_higher_limit(fleet: Fleet) -> None:
+    small = StoreSettings(batch_bytes_max=2048, dead_letter_bytes_max=100)
+    a, b = fleet.edge("a", NOTES, settings=small), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('big', hex(zeroblob(4000)))")
+    fleet.sync()
+    (letter,) = a.store.dead(10)
+    assert letter.cells == {"id": "big"}
+    assert "body (8002 bytes)" in letter.detail
+    assert letter.id is not None
+    a.store.close()
+    a.store = EdgeStore.open(a.path, device=None)
+    fleet.hello(a)
+    a.store.dead_retry(letter.id)
+    fleet.sync()
+    assert a.dead() == []
+    assert b.rows("SELECT length(body) FROM notes") == [(8000,)]
 
 
 def test_an_old_row_too_large_to_offer_holds_up_no_other(fleet: Fleet) -> None:

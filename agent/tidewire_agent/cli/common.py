@@ -57,17 +57,27 @@ def known_to_tidewire(settings: AgentSettings) -> bool:
         DatabaseMissing, DatabaseNotUsable: it cannot be looked at.
     """
 
+    with reading(settings) as connection:
+        return connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'tidewire_meta'").fetchone() is not None
+
+
+@contextmanager
+def reading(settings: AgentSettings) -> Iterator[sqlite3.Connection]:
+    """A connection that writes nothing.
+
+    Raises:
+        DatabaseMissing, DatabaseNotUsable: it cannot be looked at.
+    """
     if not settings.db.exists():
         raise DatabaseMissing(f"there is no database {settings.db}")
     try:
         connection = sqlite3.connect(f"{settings.db.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
         try:
-            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'tidewire_meta'").fetchone()
+            yield connection
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise from_sqlite(error) from error
-    return found is not None
 
 
 @contextmanager

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewire, open_store, settings_of
+from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewire, open_store, reading, settings_of
 from tidewire_agent.lock import read_status
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.status import AgentStatus
+from tidewire_agent.store.overview import tables_of
 from tidewire_link.command_line import json_option, print_records, time_text
 
 
@@ -22,6 +23,9 @@ def status(as_json: bool, **options: Any) -> None:
 
     States: live, catching_up, handshaking, offline (no broker), halted (a person must decide), starting, stopped,
     not_running (it ended without saying so), never_run.
+
+    Of a table: taking (the hub's rows come first), offering (then the rows that were there before are sent), synced,
+    behind (too many changes of other devices do not fit), missing (dropped or renamed), not_synced (not possible).
     """
     settings = settings_of(options)
     document = _document(settings)
@@ -81,15 +85,22 @@ def _document(settings: AgentSettings) -> dict[str, Any]:
     """The agent's own document, with what the file says now where the agent does not run."""
     known = known_to_tidewire(settings)
     told = read_status(settings.db)
-    if told is not None and told.state not in ("stopped", "not_running"):
-        return _plain(told)
     document: dict[str, Any] = _plain(told) if told else {"state": "never_run", "problems": []}
-    if known:
+    if known and document["state"] in ("stopped", "not_running", "never_run"):
         with open_store(settings) as store:
             document |= {"device": store.device, "incarnation": store.incarnation, "log": store.log_id}
             document |= {"position": list(store.checkpoint), **store.backlog()._asdict()}
-            document["tables"] = [shape.name for shape in store.shapes()]
+    with reading(settings) as connection:
+        document["tables"] = [table._asdict() for table in tables_of(connection)] if known else []
     return document
+
+
+def _table_line(table: dict[str, Any]) -> str:
+    line = f"table {table['table']}: {table['state'].replace('_', ' ')}"
+    for count, what in ((table["waiting"], "changes wait to be sent"), (table["parked"], "changes wait to fit")):
+        if count:
+            line += f", {count} {what}"
+    return line
 
 
 def _plain(told: AgentStatus) -> dict[str, Any]:
@@ -113,6 +124,7 @@ def _lines(document: dict[str, Any]) -> list[str]:
             f"the oldest sealed at {time_text(document['oldest_sealed_at'])}"
         )
         lines.append(f"{document['dead_letters']} dead letters, {document['parked']} parked rows")
+    lines += [_table_line(table) for table in document["tables"]]
     if document.get("rejected_count"):
         last = document["rejected"][-1]
         lines.append(f"{document['rejected_count']} messages set aside, the last on {last['topic']}: {last['reason']}")

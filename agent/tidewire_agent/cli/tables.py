@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -13,6 +14,8 @@ from tidewire_agent.lock import AgentLock
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import ExitCode, json_option, print_records
 from tidewire_schemas.errors import DatabaseError, SettingError
+
+_SOLVED_BY_ADOPTING: Final = ("log_foreign", "checkpoint_off_log", "leader_stale")
 
 
 class PendingChanges(DatabaseError):
@@ -46,48 +49,63 @@ def attach(tables: tuple[str, ...], as_json: bool, **options: Any) -> None:
 @database_options()
 @click.argument("tables", nargs=-1, metavar="[TABLE]...")
 @click.option("--force", is_flag=True, help="Even if changes are lost that the hub does not have.")
-def detach(tables: tuple[str, ...], force: bool, **options: Any) -> None:
+@json_option
+def detach(tables: tuple[str, ...], force: bool, as_json: bool, **options: Any) -> None:
     """Stop syncing these tables; without any: remove every trace of Tidewire from the database.
 
     Rows stay as they are. Removing everything needs the agent to be stopped.
     """
     settings = settings_of(options)
     if not known_to_tidewire(settings):
-        click.echo("this database holds no trace of Tidewire")
+        _say((), "this database holds no trace of Tidewire", as_json=as_json)
         return
     with nullcontext() if tables else AgentLock.acquire(settings.db) as lock, open_store(settings) as store:
         if not force:
             _check_nothing_pends(store)
         if lock is None:
-            _detach_each(store, tables)
+            for name in tables:
+                if not store.detach_table(name):
+                    raise SettingError(f"table {name!r} is not attached", hint="`status` lists the tables that are")
+                _say([name], f"{name} is detached", as_json=as_json)
         else:
+            attached = [shape.name for shape in store.shapes()]
             store.detach()
             lock.remove()
-            click.echo("removed every trace; the rows stay as they are")
+            _say(attached, "removed every trace; the rows stay as they are", as_json=as_json)
 
 
 @click.command(epilog=EPILOG)
 @database_options()
-def adopt(**options: Any) -> None:
+@json_option
+def adopt(as_json: bool, **options: Any) -> None:
     """Follow another log from its start, and offer all rows here to it. The agent must be stopped.
 
     For a hub that was made anew, or has lost its data. The rows of the new log are taken first. A row here is then
     accepted where the hub has none; where the two differ the hub's row stays, and the one here is a dead letter.
     """
     settings = settings_of(options)
-    if not known_to_tidewire(settings):
-        click.echo("no agent has used this database yet: it takes the log that it meets first")
-        return
-    with AgentLock.acquire(settings.db), open_store(settings) as store:
-        store.adopt()
-    click.echo("the log is forgotten; start the agent to follow the one it meets")
+    forgotten = None
+    text = "no agent has used this database yet: it takes the log that it meets first"
+    if known_to_tidewire(settings):
+        with AgentLock.acquire(settings.db) as lock, open_store(settings) as store:
+            forgotten = store.log_id
+            store.adopt()
+            told = lock.told()
+            if told is not None:  # what was wrong with the log is solved
+                left = tuple(problem for problem in told.problems if problem.code not in _SOLVED_BY_ADOPTING)
+                lock.write(told.model_copy(update={"problems": left, "log": None, "position": None}))
+        text = "the log is forgotten; start the agent to follow the one it meets"
+    if as_json:
+        print_records([{"forgotten_log": forgotten}], (), as_json=True, empty="")
+    else:
+        click.echo(text)
 
 
-def _detach_each(store: EdgeStore, tables: tuple[str, ...]) -> None:
-    for name in tables:
-        if not store.detach_table(name):
-            raise SettingError(f"table {name!r} is not attached")
-        click.echo(f"{name} is detached")
+def _say(detached: Sequence[str], text: str, *, as_json: bool) -> None:
+    if as_json:
+        print_records([{"table": name, "detached": True} for name in detached], (), as_json=True, empty="")
+    else:
+        click.echo(text)
 
 
 def _check_nothing_pends(store: EdgeStore) -> None:

@@ -37,12 +37,14 @@ class OwnAgents:
 
         Raises:
             OtherDevice: the file belongs to a device of another name.
+            OtherStream: the agent that runs follows another stream.
             DatabaseError: the file cannot be used.
         """
         settings = self._settings
         try:
             store = EdgeStore.open(settings.db, device=settings.device, settings=settings.store_settings())
             with closing(store):
+                store.join(settings.stream)
                 store.attach(settings.tables, all_tables=settings.all_tables)
         except DeviceNeeded:
             return False  # that agent has only begun, and is about to name the device

@@ -200,6 +200,7 @@ class Agent:
                 return EdgeStore.open(settings.db, device=host_device_name(), settings=settings.store_settings())
 
         self._database = await Database.open(opener)
+        await self._database.run(EdgeStore.join, settings.stream)
         await self._database.run(EdgeStore.attach, settings.tables, all_tables=settings.all_tables)
         standing = await self._database.run(read_standing)
         device = await self._database.run(lambda store: store.device)

@@ -9,12 +9,14 @@ from tidewire_agent.session.effects import Trouble
 NO_WELCOME: Final = Trouble(
     "no_welcome",
     "no answer to Hello",
-    "is the hub down, is the stream's name right, may this device use its topics?",
+    "likely causes, in this order: no hub runs on this broker; the hub serves another stream (--stream); the broker's"
+    " rules keep this device from its `ask` or `in` topic, or the hub from them",
 )
 NO_ACK: Final = Trouble(
     "no_ack",
     "batches were sent and no ack came",
-    "may this device publish on its `up` topic? does the hub say why in its log?",
+    "likely causes, in this order: the hub has stopped or cannot write (see its log); the broker's rules keep this"
+    " device from its `up` topic",
 )
 NO_PAGES: Final = Trouble(
     "no_pages",

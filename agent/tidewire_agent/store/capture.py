@@ -32,6 +32,9 @@ MOVED_TO: Final = 6
 WHOLE: Final = 7
 """The agent itself asks to send the whole row (after a table was rebuilt)."""
 
+LEAVES_A_ROW: Final = frozenset({INSERTED, UPDATED, MOVED_TO, WHOLE})
+"""After these there is a row under the key that they name."""
+
 MASK_BITS: Final = 62
 """Columns per integer of a mask: bits of a signed 64-bit integer that stay clear of its sign."""
 

@@ -165,8 +165,7 @@ class Catalogue:
     def _attach_one(self, name: str) -> AttachReport:
         known = self.registry.by_name.get(fold(name))
         if known is not None and known.state == "behind":
-            self._take_anew(known)
-            return AttachReport(known.name, attached=True, reason="taken anew")
+            return self._attach_again(known)
         if known is not None and known.state != "missing":
             return AttachReport(known.name, attached=True, reason="attached already")
         try:
@@ -196,6 +195,16 @@ class Catalogue:
         capture.install(self._connection, table_id, table, table.column_names)
         self.registry.reload()
         return AttachReport(table.name, attached=True, reason="attached")
+
+    def _attach_again(self, behind: Attached) -> AttachReport:
+        try:
+            table = self._read(behind.name)
+        except TableNotSyncable as error:
+            return AttachReport(behind.name, attached=False, reason=str(error))
+        # Made anew, as another process that works on the file notices nothing but a change of the schema.
+        capture.install(self._connection, behind.id, table, behind.columns)
+        self._take_anew(behind)
+        return AttachReport(behind.name, attached=True, reason="taken anew")
 
     def _refresh_one(self, attached: Attached) -> None:
         wanted = {fold(name) for name in self._wanted()}

@@ -49,6 +49,8 @@ def _by_ctypes() -> Configure | None:
 
     def configure(connection: sqlite3.Connection, option: int, on: bool) -> None:
         handle = ctypes.c_void_p.from_address(id(connection) + object.__basicsize__)
+        if not handle:
+            raise sqlite3.ProgrammingError("the connection is closed")
         before = ctypes.c_int(-1)
         code = db_config(handle, ctypes.c_int(option), ctypes.c_int(on), ctypes.byref(before))
         if code != 0:

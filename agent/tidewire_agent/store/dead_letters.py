@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from tidewire_agent.store import rows
-from tidewire_agent.store.catalogue import Catalogue
+from tidewire_agent.store import capture, rows
+from tidewire_agent.store.catalogue import Catalogue, Synced
 from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.reading import fetch_all
+from tidewire_agent.store.sql import names, quote
 from tidewire_agent.store.tables import Table
 from tidewire_schemas.errors import DatabaseError
-from tidewire_schemas.values import Value, WireValue, decode, encode
+from tidewire_schemas.values import RawText, Value, WireValue, decode, encode
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,28 @@ def null_key(table: Table, key: Sequence[Value], row: Mapping[str, Value], now_m
     )
 
 
+def null_key_letters(
+    connection: sqlite3.Connection, table: Table, key: Sequence[Value], now_ms: int, *, rows_max: int
+) -> list[DeadLetter]:
+    """The letters for up to so many rows with this key, which is NULL in whole or in part: the newest there are."""
+    places = ["CAST(? AS TEXT)" if isinstance(value, RawText) else "?" for value in key]
+    bound = [value.data if isinstance(value, RawText) else value for value in key]
+    is_key = " AND ".join(f"{quote(column)} IS {place}" for column, place in zip(table.key, places, strict=True))
+    found = fetch_all(
+        connection,
+        f"SELECT {names(table.column_names)} FROM {quote(table.name)} WHERE {is_key} ORDER BY rowid DESC LIMIT ?",
+        [*bound, rows_max],
+    )
+    width = len(table.key)
+    return [
+        null_key(table, row[:width], dict(zip(table.column_names, row, strict=True)), now_ms) for row in reversed(found)
+    ]
+
+
+STAYS_HERE: Final = frozenset({"null_key", "row_too_large"})
+"""Reasons for which a row is not sent, and stays as it is: a letter's values are a copy of the table's."""
+
+
 class NoSuchDeadLetter(DatabaseError):
     """There is no dead letter of this number."""
 
@@ -62,12 +86,18 @@ class CannotRetry(DatabaseError):
 
 
 class DeadLetters:
-    """The `tidewire_dead` table. Above `rows_max` the oldest go, and a counter tells how many."""
+    """The `tidewire_dead` table.
 
-    def __init__(self, connection: sqlite3.Connection, meta: Meta, *, rows_max: int) -> None:
+    Args:
+        rows_max: above this the oldest go, and a counter tells how many.
+        bytes_max: of values kept of a row that stays here; above it the largest are left out, and the letter says so.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, meta: Meta, *, rows_max: int, bytes_max: int) -> None:
         self._connection = connection
         self._meta = meta
         self._rows_max = rows_max
+        self._bytes_max = bytes_max
 
     def add(self, letters: Sequence[DeadLetter]) -> None:
         """Keep these, in the caller's transaction."""
@@ -81,7 +111,7 @@ class DeadLetters:
             """,
             [
                 (number, d.at, d.table, d.op, _json(list(d.key)), _json(d.cells), d.reason, d.detail, d.batch, d.seq)
-                for number, d in enumerate(letters, first)
+                for number, d in enumerate(map(self._shortened, letters), first)
             ],
         )
         self._meta.set(next_dead=first + len(letters))
@@ -91,6 +121,22 @@ class DeadLetters:
                 "DELETE FROM tidewire_dead WHERE id IN (SELECT id FROM tidewire_dead ORDER BY id LIMIT ?)", (excess,)
             )
             self._meta.set(dead_dropped=self._meta.number("dead_dropped") + excess)
+
+    def _shortened(self, letter: DeadLetter) -> DeadLetter:
+        if letter.reason not in STAYS_HERE:
+            return letter
+        sizes = {name: len(_json(value)) for name, value in letter.cells.items()}
+        left_out = []
+        while sum(sizes.values()) > self._bytes_max:
+            largest = max(sizes, key=lambda name: sizes[name])
+            left_out.append(f"{largest} ({sizes.pop(largest)} bytes)")
+        if not left_out:
+            return letter
+        return replace(
+            letter,
+            cells={name: letter.cells[name] for name in sizes},
+            detail=f"{letter.detail}; not kept, above dead_letter_bytes_max={self._bytes_max}: {', '.join(left_out)}",
+        )
 
     def count(self) -> int:
         """How many there are."""
@@ -134,7 +180,15 @@ class DeadLetters:
         cells = {name: decode(value) for name, value in letter.cells.items()}
         if letter.reason == "wrong_key":
             raise CannotRetry("its key is not the table's", hint="write the row again in the app, then discard this")
-        if letter.op != "delete" and not cells:
+        if letter.reason == "null_key":
+            raise CannotRetry("its key is NULL", hint="give the row a key in the app, then discard this")
+        there = rows.fetch(self._connection, table, key) is not None
+        if letter.reason == "row_too_large" and letter.op != "delete" and there:
+            self._send_whole(synced, key)
+            self._connection.execute("DELETE FROM tidewire_dead WHERE id = ?", (letter_id,))
+            return
+        some_are_missing = letter.reason == "row_too_large" and len(cells) < len(table.column_names)
+        if letter.op != "delete" and (not cells or some_are_missing):
             raise CannotRetry("its values were not kept", hint="write the row again in the app, then discard this")
         try:
             if letter.op == "delete":
@@ -142,7 +196,6 @@ class DeadLetters:
             else:
                 columns = (*table.key, *(name for name in cells if name not in table.key))
                 values = (*key, *(cells[name] for name in columns[len(key) :]))
-                there = rows.fetch(self._connection, table, key) is not None
                 if letter.op == "set" and not there:
                     raise CannotRetry(
                         "the row is gone and only its changed columns were kept",
@@ -157,6 +210,18 @@ class DeadLetters:
                 f"the table refuses it: {error}", hint="mend the row it clashes with first, or discard this one"
             ) from error
         self._connection.execute("DELETE FROM tidewire_dead WHERE id = ?", (letter_id,))
+
+    def _send_whole(self, synced: Synced, key: Sequence[Value]) -> None:
+        """The row is as it was, or newer: it is sent once more as it is."""
+        where, values = rows.key_is(synced.table.key, key)
+        key_columns = ", ".join(f"k{place}" for place in range(len(key)))
+        self._connection.execute(
+            f"""
+            INSERT INTO tidewire_change (t, op, cols, {key_columns})
+            SELECT ?, ?, NULL, {names(synced.table.key)} FROM {quote(synced.table.name)} WHERE {where}
+            """,
+            [synced.attached.id, capture.WHOLE, *values],
+        )
 
 
 _SELECT = 'SELECT id, at, "table", op, key, cells, reason, detail, batch, seq FROM tidewire_dead'

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidewire_agent.errors import DatabaseMissing, DatabaseNotUsable, from_sqlite
+from tidewire_agent.errors import DatabaseMissing, DatabaseNotUsable, OtherStream, from_sqlite
 from tidewire_agent.store import capture
 from tidewire_agent.store.apply import Applied, Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
@@ -77,6 +77,9 @@ class StoreSettings(BaseModel):
     with most of them falls behind, which `status` says, and is taken anew when its schema changes or it is attached."""
     dead_letters_max: Annotated[int, Field(ge=1)] = 10_000
     """Dead letters kept; above it the oldest go, and `status` says how many went."""
+    dead_letter_bytes_max: Annotated[int, Field(ge=0)] = 64 * 1024
+    """Bytes of values kept in the dead letter of a row that stays here unsent, as it is too large or has no key. Above
+    it the largest values are left out, which the letter says; they are in the table still."""
     allow_unkept_unique: bool = False
     """Sync tables whose unique indexes (partial, over expressions, custom collations) the hub cannot keep unique."""
 
@@ -112,6 +115,7 @@ class EdgeStore:
         self._path = path
         self._settings = settings
         self._switch = switch
+        self._closed = False
         self._files = OpenFiles(path, connection)
         self._told_tables: dict[int, TableShape] | None = None
         self._meta = Meta(connection)
@@ -125,7 +129,9 @@ class EdgeStore:
         self._catalogue = Catalogue(
             connection, self._meta, self._transaction, allow_unkept_unique=settings.allow_unkept_unique
         )
-        self._dead_letters = DeadLetters(connection, self._meta, rows_max=settings.dead_letters_max)
+        self._dead_letters = DeadLetters(
+            connection, self._meta, rows_max=settings.dead_letters_max, bytes_max=settings.dead_letter_bytes_max
+        )
         self._pending = Pending(connection, self._meta, self._catalogue)
         self._parked = Parked(connection)
         self._seeds = Seeds(connection, self._catalogue, chunk_bytes=settings.seed_chunk_bytes)
@@ -234,9 +240,11 @@ class EdgeStore:
         return self._connection
 
     def close(self) -> None:
-        """Close the connection."""
-        self._files.leave()
-        self._connection.close()
+        """Close the connection; again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._files.leave()
+            self._connection.close()
 
     # ── who and where ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -254,6 +262,21 @@ class EdgeStore:
     def log_id(self) -> str | None:
         """The log that it follows, None before its first handshake."""
         return self._meta.text("log_id")
+
+    def join(self, stream: str) -> None:
+        """Belong to this stream: any, until the log of one is followed.
+
+        Raises:
+            OtherStream: the log that is followed is another stream's.
+        """
+        with _sqlite_errors():
+            known = self._meta.text("stream")
+            if known == stream:
+                return
+            if known is not None and self.log_id is not None:
+                raise OtherStream(self._path, known, stream)
+            with self._transaction():
+                self._meta.set(stream=stream)
 
     @property
     def epoch(self) -> int:
@@ -340,6 +363,7 @@ class EdgeStore:
                 self._loads.reload()
                 self._pending.forget()
                 self._applier.schema_changed()
+                self._parked.recount()  # of a table that another process has detached nothing is left
             return self.shapes_news
 
     def shapes(self) -> tuple[TableShape, ...]:

@@ -87,12 +87,12 @@ class Parked:
             "SELECT t, reason, count(*) FROM tidewire_parked GROUP BY t, reason ORDER BY t, reason"
         ).fetchall()
 
-    def fullest_table(self) -> int:
-        """The table of which most is parked."""
+    def fullest_table(self) -> int | None:
+        """The table of which most is parked, None where nothing is."""
         row = self._connection.execute(
             "SELECT t FROM tidewire_parked GROUP BY t ORDER BY count(*) DESC LIMIT 1"
         ).fetchone()
-        return int(row[0])
+        return None if row is None else int(row[0])
 
 
 _SELECT = "SELECT t, key, op, cells, reason, seq FROM tidewire_parked"

@@ -329,13 +329,15 @@ class RowWriter:
 
     def bound_parked(self) -> None:
         """Give up the tables with most that is parked, until it is not too much."""
-        while self._parked.count > self._parked_rows_max:
-            self._fall_behind(self._parked.fullest_table())
+        while self._parked.count > self._parked_rows_max and (fullest := self._parked.fullest_table()) is not None:
+            self._fall_behind(fullest)
 
     def _fall_behind(self, table_id: int) -> None:
         """More is parked than may be: give the table up for now, to take it anew when its schema has changed."""
-        attached = self._catalogue.registry.by_id[table_id]
+        attached = self._catalogue.registry.by_id.get(table_id)
         self._parked.drop_table(table_id)
+        if attached is None:  # detached by another process meanwhile
+            return
         self._catalogue.registry.update(
             table_id,
             state="behind",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
 from typing import Any, Final, NamedTuple
@@ -18,7 +19,7 @@ from pydantic_core import to_json
 
 from tidewire_agent.store import capture
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
-from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters, null_key
+from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters, null_key_letters
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.netchange import Change, LogRow, NetChange
@@ -226,12 +227,13 @@ class Sealer:
         table = synced.table
         width = len(table.key)
         net = NetChange(table.key_bytes, next_tie)
+        without_key: Counter[tuple[Any, ...]] = Counter()
 
         def log_rows() -> Iterator[LogRow]:
             for row in rows:
                 key = row[3 : 3 + width]
                 if None in key:
-                    dead.append(null_key(synced.table, key, {}, now_ms))
+                    without_key[key] += row[1] in capture.LEAVES_A_ROW
                     continue
                 yield LogRow(
                     id=row[0],
@@ -243,6 +245,8 @@ class Sealer:
                 )
 
         net.feed(log_rows())
+        for key, written in without_key.items():
+            dead.extend(null_key_letters(self._connection, table, key, now_ms, rows_max=written))
         changes = net.changes()
         nothing.extend((synced.attached.id, key) for key in net.nothing)
         return changes
@@ -349,7 +353,7 @@ class Sealer:
             table=run["table"],
             op=run["op"],
             key=list(row[: run["key"]]),
-            cells={},
+            cells={} if run["op"] == "delete" else dict(zip(run["columns"], row, strict=True)),
             reason="row_too_large",
             detail=f"{size} bytes are above batch_bytes_max={self._batch_bytes_max}; the row stays on this device",
         )

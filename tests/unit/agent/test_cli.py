@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from click.testing import CliRunner, Result
 
 from tidewire_agent.cli import main
 from tidewire_agent.lock import AgentLock, lock_path
+from tidewire_agent.status import AgentStatus
+from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import ExitCode
+from tidewire_schemas.positions import START
 
 
 @pytest.fixture
@@ -94,6 +98,18 @@ def test_detach_removes_every_trace(database: Path) -> None:
     assert not lock_path(database).exists()
 
 
+def test_status_names_the_tables_and_what_waits_of_each(database: Path) -> None:
+    assert json.loads(call("status", "--db", database, "--json").output)["tables"] == []
+    call("attach", "--db", database, "--device", "till-7", "orders", "notes")
+    write(database, "INSERT INTO orders VALUES ('o-1', 1.5)")
+    tables = json.loads(call("status", "--db", database, "--json").output)["tables"]
+    assert [(table["table"], table["state"], table["waiting"]) for table in tables] == [
+        ("orders", "synced", 1),
+        ("notes", "not_synced", 0),
+    ]
+    assert "table orders: synced, 1 changes wait to be sent\n" in call("status", "--db", database).output
+
+
 def test_detach_of_one_table_leaves_the_others(database: Path) -> None:
     call("attach", "--db", database, "--device", "till-7", "orders")
     assert call("detach", "--db", database, "orders").exit_code == 0
@@ -108,6 +124,54 @@ def test_detach_refuses_to_lose_changes_unless_forced(database: Path) -> None:
     assert refused.exit_code == ExitCode.DATABASE
     assert "--force" in refused.output
     assert call("detach", "--db", database, "--force").exit_code == 0
+
+
+def test_detach_and_adopt_say_in_json_what_they_did(database: Path) -> None:
+    assert json.loads(call("adopt", "--db", database, "--json").output) == {"forgotten_log": None}
+    assert call("detach", "--db", database, "--json").output == ""
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    with closing(EdgeStore.open(database, device=None)) as store:
+        store.follow("a" * 32, 1, START)
+    assert json.loads(call("adopt", "--db", database, "--json").output) == {"forgotten_log": "a" * 32}
+    detached = {"table": "orders", "detached": True}
+    assert json.loads(call("detach", "--db", database, "--json", "orders").output) == detached
+    call("attach", "--db", database, "orders")
+    assert json.loads(call("detach", "--db", database, "--json").output) == detached
+
+
+def test_adopt_ends_the_problem_that_it_solves(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    problems = [{"code": code, "message": "m"} for code in ("log_foreign", "tables_refused")]
+    told: dict[str, object] = {"pid": 1, "since": 1, "updated_at": 1, "version": "0", "device": "till-7"}
+    told |= {"stream": "main", "broker": "mqtt://h:1883", "boot": "b" * 32, "state": "halted", "problems": problems}
+    with AgentLock.acquire(database) as lock:
+        lock.write(AgentStatus.model_validate(told))
+    assert call("adopt", "--db", database).exit_code == 0
+    status = json.loads(call("status", "--db", database, "--json").output)
+    assert [problem["code"] for problem in status["problems"]] == ["tables_refused"]
+
+
+def test_a_database_of_one_stream_is_not_run_on_another(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    with closing(EdgeStore.open(database, device=None)) as store:
+        store.join("main")
+        store.join("other")  # no log is followed yet
+        store.follow("a" * 32, 1, START)
+    for options in ((), ("--stream", "main")):
+        refused = call("run", "--db", database, "--broker", "mqtt://127.0.0.1:9", *options)
+        assert refused.exit_code == ExitCode.USAGE
+        assert "--stream other" in refused.output
+        assert "adopt" in refused.output
+    assert call("adopt", "--db", database).exit_code == 0
+    with closing(EdgeStore.open(database, device=None)) as store:
+        store.join("main")
+
+
+def test_a_database_of_one_device_is_not_run_as_another(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    refused = call("run", "--db", database, "--device", "till-8", "--broker", "mqtt://127.0.0.1:9")
+    assert refused.exit_code == ExitCode.USAGE
+    assert "till-7" in refused.output
 
 
 def test_detach_of_what_was_never_attached_changes_nothing(database: Path) -> None:

@@ -35,6 +35,22 @@ def test_this_python_can_switch_triggers_off(connection: sqlite3.Connection) -> 
     assert connection.execute("SELECT n FROM log").fetchall() == [(2,)]
 
 
+def test_a_closed_connection_cannot_be_switched(connection: sqlite3.Connection) -> None:
+    switch = trigger_switch()
+    assert switch is not None
+    connection.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        switch(connection, False)
+
+
+def test_a_store_can_be_closed_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.db"
+    sqlite3.connect(path).executescript(SCHEMA).close()
+    opened = store.EdgeStore.open(path, device="a")
+    opened.close()
+    opened.close()
+
+
 def test_triggers_dropped_for_a_block_are_back_after_it(connection: sqlite3.Connection) -> None:
     with dropped_triggers(connection):
         connection.execute("INSERT INTO t (n) VALUES (1)")

@@ -1,0 +1,46 @@
+"""The tables of a database and what waits of each, for people: read from the file alone, whoever works on it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Final, Literal, NamedTuple
+
+from tidewire_agent.store.catalogue import ALL_TABLES
+from tidewire_schemas.names import fold
+
+_ATTACHED: Final = """
+    SELECT
+        name,
+        CASE WHEN state = 'synced' AND cursor_seq IS NOT NULL THEN 'taking' ELSE state END,
+        (SELECT count(*) FROM tidewire_change AS c WHERE c.t = a.id),
+        (SELECT count(*) FROM tidewire_parked AS p WHERE p.t = a.id),
+        problem
+    FROM tidewire_table AS a ORDER BY name
+"""
+
+_WANTED: Final = "SELECT value FROM tidewire_meta WHERE name = 'wanted'"
+
+
+class TableOverview(NamedTuple):
+    """One table that is synced, or that somebody asked to be."""
+
+    table: str
+    state: Literal["taking", "offering", "synced", "behind", "missing", "not_synced"]
+    """`taking`: the hub's rows come first; `offering`: then the rows that were there before are sent; `synced`;
+    `behind`: too many changes of other devices do not fit; `missing`: dropped or renamed; `not_synced`: asked for, and
+    not possible."""
+    waiting: int
+    """Changes made here that are not in a batch yet."""
+    parked: int
+    """Changes of other devices that do not fit yet."""
+    problem: str | None
+
+
+def tables_of(connection: sqlite3.Connection) -> list[TableOverview]:
+    """All of them; writes nothing."""
+    found = [TableOverview(*row) for row in connection.execute(_ATTACHED)]
+    there = {fold(table.table) for table in found}
+    wanted = connection.execute(_WANTED).fetchone()
+    missing = [name for name in json.loads(wanted[0] if wanted else "[]") if fold(name) not in {*there, ALL_TABLES}]
+    return found + [TableOverview(name, "not_synced", 0, 0, None) for name in missing]
