@@ -16,6 +16,7 @@ LogDiverged                 a page that says another history than the one applie
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from tidewire_schemas.errors import DatabaseError, SettingError, TidewireError
 
@@ -112,8 +113,20 @@ class LogDiverged(TidewireError):
     retry = True
 
 
-def from_sqlite(error: sqlite3.Error) -> DatabaseError:
-    """The error of this module that says what an sqlite3 error means for the person in charge."""
+def check_is_file(path: Path) -> None:
+    """Before a file is opened, as SQLite would make it.
+
+    Raises:
+        DatabaseMissing: there is nothing, or no file, of this name.
+    """
+    if not path.exists():
+        raise DatabaseMissing(f"there is no database {path}")
+    if not path.is_file():
+        raise DatabaseMissing(f"{path} is not a file")
+
+
+def from_sqlite(error: sqlite3.Error, path: object = None) -> DatabaseError:
+    """The error of this module that says what an sqlite3 error means for the person in charge of the file."""
     name = getattr(error, "sqlite_errorname", "") or ""
     text = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "locked" in text:
@@ -122,6 +135,13 @@ def from_sqlite(error: sqlite3.Error) -> DatabaseError:
         return DiskFull("the disk of the database is full")
     if name.startswith("SQLITE_IOERR"):
         return DatabaseNotUsable(f"the disk reported an error: {text}")
+    if name == "SQLITE_NOTADB":
+        return DatabaseNotUsable(f"{path or 'the file'} is not an SQLite database", hint="give the app's SQLite file")
+    if name == "SQLITE_ERROR" and text.startswith(("no such column", "no such table: tidewire")):
+        return DatabaseNotUsable(
+            f"the tidewire_ tables in {path or 'the file'} are not those of this version: {text}",
+            hint="update Tidewire on this device; if another program made these tables, give them other names",
+        )
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_PERM")):
         return DatabaseNotUsable(text)
     return DatabaseNotUsable(f"{name or type(error).__name__}: {text}")

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from tidewire_agent.datasync.blocking import DataSync
-from tidewire_agent.errors import DatabaseMissing, from_sqlite
+from tidewire_agent.errors import check_is_file, from_sqlite
 from tidewire_agent.settings import ENV_PREFIX, AgentSettings, host_device_name
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import EXIT_CODES_HELP, load_settings, settings_options
@@ -68,8 +68,7 @@ def reading(settings: AgentSettings) -> Iterator[sqlite3.Connection]:
     Raises:
         DatabaseMissing, DatabaseNotUsable: it cannot be looked at.
     """
-    if not settings.db.exists():
-        raise DatabaseMissing(f"there is no database {settings.db}")
+    check_is_file(settings.db)
     try:
         connection = sqlite3.connect(f"{settings.db.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
         try:
@@ -77,7 +76,7 @@ def reading(settings: AgentSettings) -> Iterator[sqlite3.Connection]:
         finally:
             connection.close()
     except sqlite3.Error as error:
-        raise from_sqlite(error) from error
+        raise from_sqlite(error, settings.db) from error
 
 
 @contextmanager
@@ -88,8 +87,7 @@ def open_keys(options: dict[str, Any]) -> Iterator[DataSync]:
         DatabaseMissing: there is no such file; a command does not make one by a slip of the hand.
     """
     settings = settings_of(options)
-    if not settings.db.exists():
-        raise DatabaseMissing(f"there is no database {settings.db}")
+    check_is_file(settings.db)
     with DataSync(settings.db) as sync:
         yield sync
 

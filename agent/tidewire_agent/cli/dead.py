@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tidewire_agent.cli.common import EPILOG, database_options, open_store, settings_of
+from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewire, open_store, settings_of
 from tidewire_agent.store.dead_letters import CannotRetry
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import ExitCode, json_option, print_records, time_text
@@ -26,8 +26,11 @@ def dead() -> None:
 @json_option
 def list_letters(limit: int, as_json: bool, **options: Any) -> None:
     """List them, the newest first, each with its reason."""
-    with open_store(settings_of(options)) as store:
-        letters = store.dead(limit)
+    settings = settings_of(options)
+    letters = []
+    if known_to_tidewire(settings):
+        with open_store(settings) as store:
+            letters = store.dead(limit)
     records = [
         {
             "id": letter.id,
@@ -75,6 +78,8 @@ def _each(
     if bool(ids) == all_of_them:
         raise SettingError("which of them?", hint="give their numbers from `dead list`, or --all")
     settings = settings_of(options)
+    if not known_to_tidewire(settings):
+        raise SettingError("no agent has used this database yet", hint="there are no dead letters in it")
     with open_store(settings) as store:
         held = [letter.id for letter in store.dead(settings.dead_letters_max) if letter.id is not None]
         unknown = [number for number in ids if number not in held]

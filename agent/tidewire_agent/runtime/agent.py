@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
-from tidewire_agent.errors import DatabaseMissing, DeviceNeeded
+from tidewire_agent.errors import DeviceNeeded, check_is_file
 from tidewire_agent.lock import AgentLock
 from tidewire_agent.runtime.database import Database
 from tidewire_agent.runtime.engine import Engine
@@ -110,8 +110,7 @@ class Agent:
             SettingError: a setting is wrong or missing.
             DatabaseError: the file cannot be used at start; later, it is waited for.
         """
-        if not self._settings.db.exists():
-            raise DatabaseMissing(f"there is no database {self._settings.db}")
+        check_is_file(self._settings.db)
         with AgentLock.acquire(self._settings.db) as lock:
             reporter = Reporter(self._settings, lock, self._troubles, boot=self._boot, publish=self._publish_state)
             self._reporter, self._lock = reporter, lock
@@ -189,8 +188,7 @@ class Agent:
 
     async def _open(self) -> tuple[Standing, str]:
         settings = self._settings
-        if not settings.db.exists():
-            raise DatabaseMissing(f"there is no database {settings.db}")
+        check_is_file(settings.db)
         cast(AgentLock, self._lock).follow()
 
         def opener() -> EdgeStore:

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tidewire_agent.errors import DatabaseMissing, DatabaseNotUsable, OtherStream, from_sqlite
+from tidewire_agent.errors import DatabaseNotUsable, OtherStream, check_is_file, from_sqlite
 from tidewire_agent.store import capture
 from tidewire_agent.store.apply import Applied, Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
@@ -212,13 +212,12 @@ class EdgeStore:
             raise DatabaseNotUsable(
                 f"this Python brings SQLite {sqlite3.sqlite_version}", hint="3.24 or newer is needed"
             )
-        if not path.is_file():
-            raise DatabaseMissing(f"there is no database at {path}")
+        check_is_file(path)
         path = path.resolve()  # SQLite keeps the -wal beside the file itself, not beside a link to it
         try:
             connection = connect(path, busy_timeout_s=settings.busy_timeout_s)
         except sqlite3.Error as error:
-            raise from_sqlite(error) from error
+            raise from_sqlite(error, path) from error
         try:
             switch = trigger_switch()
             if switch is not None:
@@ -228,7 +227,7 @@ class EdgeStore:
             store._catalogue.refresh()
         except sqlite3.Error as error:
             connection.close()
-            raise from_sqlite(error) from error
+            raise from_sqlite(error, path) from error
         except BaseException:
             connection.close()
             raise

@@ -6,9 +6,13 @@ import json
 import secrets
 import sqlite3
 from pathlib import Path
+from typing import Final
 
 from tidewire_agent.errors import DatabaseNotUsable, DeviceNeeded, OtherDevice
 from tidewire_agent.store.meta import SCHEMA_SQL, Meta
+
+TABLES_VERSION: Final = 1
+"""Of Tidewire's own tables: goes up when an older agent would do harm in them."""
 
 
 def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
@@ -45,6 +49,7 @@ def prepare(connection: sqlite3.Connection, device: str | None) -> None:
             if statement.strip():
                 connection.execute(statement)
         meta = Meta(connection)
+        _check_version(meta)
         known = meta.text("device")
         if known is None:
             if device is None:
@@ -56,3 +61,14 @@ def prepare(connection: sqlite3.Connection, device: str | None) -> None:
     except BaseException:
         connection.rollback()
         raise
+
+
+def _check_version(meta: Meta) -> None:
+    found = meta.number("tables_version")
+    if found > TABLES_VERSION:
+        raise DatabaseNotUsable(
+            f"a newer Tidewire has used this database (its tables have version {found}, this one knows {TABLES_VERSION})",
+            hint="update Tidewire on this device",
+        )
+    if found != TABLES_VERSION:
+        meta.set(tables_version=TABLES_VERSION)

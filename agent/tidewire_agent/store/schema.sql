@@ -1,6 +1,6 @@
 -- Tidewire's own tables in the app's file. `tidewire-agent detach` removes them all.
 
--- Who this database is and how far it has come. Names: device, incarnation, stream, log_id, heard_epoch; epoch and seq (the
+-- Who this database is and how far it has come. Names: tables_version, device, incarnation, stream, log_id, heard_epoch; epoch and seq (the
 -- checkpoint); next_batch, last_digest; released (highest own batch that the applied log includes); drained (how often
 -- the change log was emptied, as its ids then begin anew); wanted (tables asked for), unwanted (tables
 -- detached again), dead_dropped, next_dead.

@@ -151,6 +151,51 @@ def test_adopt_ends_the_problem_that_it_solves(database: Path) -> None:
     assert [problem["code"] for problem in status["problems"]] == ["tables_refused"]
 
 
+COMMANDS = (
+    ("status",), ("log",), ("digests",), ("adopt",), ("detach",), ("keys",), ("get", "k"), ("put", "k", "1"),
+    ("delete", "k"), ("watch",), ("attach", "t"), ("dead", "list"), ("dead", "retry", "1"), ("dead", "discard", "1"),
+    ("run", "--broker", "mqtt://127.0.0.1:9"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_what_is_no_database_is_told_by_every_command(tmp_path: Path, command: tuple[str, ...]) -> None:
+    text = tmp_path / "letter.txt"
+    text.write_text("Dear Sir or Madam, " * 100)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path, said in ((text, "not an SQLite database"), (folder, "not a file"), (tmp_path / "no.db", "no database")):
+        result = call(*command, "--db", path)
+        assert result.exit_code == ExitCode.DATABASE, result.output
+        assert said in result.output
+        assert path.name in result.output
+        assert "hint: " in result.output
+    assert not (tmp_path / "no.db").exists()
+
+
+@pytest.mark.parametrize("command", [("status",), ("attach", "orders"), ("run", "--broker", "mqtt://127.0.0.1:9")])
+def test_tables_of_another_make_or_a_newer_version_are_told(tmp_path: Path, command: tuple[str, ...]) -> None:
+    other = tmp_path / "other.db"
+    write(other, "CREATE TABLE tidewire_meta (a, b)")
+    refused = call(*command, "--db", other)
+    assert refused.exit_code == ExitCode.DATABASE
+    assert "not those of this version" in refused.output
+    newer = tmp_path / "newer.db"
+    write(newer, "CREATE TABLE orders (id TEXT PRIMARY KEY)")
+    call("attach", "--db", newer, "--device", "till-7", "orders")
+    write(newer, "UPDATE tidewire_meta SET value = 99 WHERE name = 'tables_version'")
+    refused = call(*command, "--db", newer)
+    assert refused.exit_code == ExitCode.DATABASE
+    assert "update Tidewire" in refused.output
+
+
+def test_dead_letters_of_a_database_that_no_agent_used_are_none(database: Path) -> None:
+    before = database.read_bytes()
+    assert call("dead", "list", "--db", database).output == "no dead letters\n"
+    assert call("dead", "retry", "--db", database, "1").exit_code == ExitCode.USAGE
+    assert database.read_bytes() == before
+
+
 def test_a_database_of_one_stream_is_not_run_on_another(database: Path) -> None:
     call("attach", "--db", database, "--device", "till-7", "orders")
     with closing(EdgeStore.open(database, device=None)) as store:
