@@ -128,6 +128,35 @@ def test_a_refused_row_is_a_dead_letter_that_can_be_retried_and_discarded(
         assert tidewire_agent("dead", "list", "--db", b.db, "--json").stdout == ""
 
 
+def test_a_table_that_fell_behind_is_taken_anew_by_the_running_agent_once_it_is_attached_again(
+    tmp_path: Path, broker: Mosquitto, hub: HubProcess
+) -> None:
+    schema = "CREATE TABLE people (id INTEGER PRIMARY KEY, email TEXT)"
+    apps = [make_database(tmp_path / f"{name}.db", schema) for name in "ab"]
+    apps[1].execute("CREATE UNIQUE INDEX one ON people (email) WHERE id > 0")  # which the hub cannot keep
+    options = ("--parked-rows-max", "1", "--allow-unkept-unique")
+    with (
+        AgentProcess(tmp_path / "a.db", "till-a", broker.url, tables=("people",)) as a,
+        AgentProcess(tmp_path / "b.db", "till-b", broker.url, *options, tables=("people",)) as b,
+    ):
+        a.start()
+        b.start()
+
+        def tables() -> list[tuple[str, str]]:
+            document = json.loads(tidewire_agent("status", "--db", b.db, "--json").stdout)
+            return [(table["table"], table["state"]) for table in document["tables"]]
+
+        assert tables() == [("people", "synced")]
+        apps[0].execute("INSERT INTO people VALUES (1, 'x'), (2, 'x'), (3, 'x')")
+        wait_for(lambda: tables() == [("people", "behind")], 20, what="the table is behind")
+        b.wait_problem("tables_not_synced")
+        apps[1].execute("DROP INDEX one")
+        assert tidewire_agent("attach", "--db", b.db, "people").returncode == 0
+        wait_rows(tmp_path / "b.db", [(1, "x"), (2, "x"), (3, "x")], query="SELECT * FROM people ORDER BY id")
+        b.wait_no_problem()
+        assert tables() == [("people", "synced")]
+
+
 def test_the_device_is_named_after_the_host_if_nobody_names_it(tmp_path: Path) -> None:
     make_database(tmp_path / "a.db").close()
     done = tidewire_agent("attach", "--db", tmp_path / "a.db", "orders")

@@ -146,6 +146,19 @@ def test_a_second_agent_on_the_file_is_refused(tmp_path: Path, broker: Mosquitto
         assert agent.status.state == "live"
 
 
+def test_a_second_agent_on_a_hard_link_is_refused(tmp_path: Path, broker: Mosquitto, hub: HubProcess) -> None:
+    make_database(tmp_path / "a.db").close()
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere/b.db"
+    link.hardlink_to(tmp_path / "a.db")
+    with AgentProcess(tmp_path / "a.db", "till-a", broker.url) as agent:
+        agent.start()
+        second = tidewire_agent("run", "--db", link, "--broker", broker.url)
+        assert second.returncode == ExitCode.LOCKED
+        assert "another name" in second.stderr
+        assert agent.status.state == "live"
+
+
 def test_writes_made_while_it_was_stopped_are_sent_when_it_starts(
     tmp_path: Path, broker: Mosquitto, hub: HubProcess
 ) -> None:

@@ -143,8 +143,8 @@ class Engine:
         self._app_wrote_at = -inf
         self._app_wrote = False
         """Since the last look."""
-        self._parked = 0
-        """As it was logged last."""
+        self._parked = self._behind = 0
+        """As they were said last."""
         self.lock_s = 0.0
         """How long sealing has held the app's write lock, all in all."""
 
@@ -330,7 +330,7 @@ class Engine:
                 if budget is not None:
                     budget.spend(done.applied.lock_s * weight, self._loop.time())
                 self._troubles.clear("log_diverged")
-                await self._say_applied(done.applied)
+                await self._say_applied(done.applied, done.behind)
         except LogDiverged as error:
             self._troubles.say_error(error)
             await asyncio.sleep(DIVERGED_PAUSE_S)
@@ -339,11 +339,11 @@ class Engine:
         self._perform(self.session.applied(position, self._loop.time()))
         self.wake()  # seeds, once a table has been brought up
 
-    async def _say_applied(self, applied: Applied) -> None:
+    async def _say_applied(self, applied: Applied, behind: int) -> None:
         if applied.refused or applied.parked != self._parked:
             _log.info("entry %d: %d refused, %d parked", applied.position.seq, applied.refused, applied.parked)
-        if applied.parked != self._parked:
-            self._parked = applied.parked
+        if (applied.parked, behind) != (self._parked, self._behind):
+            self._parked, self._behind = applied.parked, behind
             await self._say_tables()
 
     def _budget_of_applying(self) -> tuple[LockBudget | None, int]:

@@ -33,6 +33,8 @@ class PageDone(NamedTuple):
     standing: Standing
     shapes_changed: bool
     """Whether the hub must be told other shapes."""
+    behind: int
+    """How many tables have fallen behind."""
 
 
 def read_standing(store: EdgeStore) -> Standing:
@@ -65,7 +67,7 @@ def apply_page(store: EdgeStore, page: Page) -> PageDone:
         applied = store.apply(page)
     except SequenceGap:
         applied = None
-    return PageDone(applied, read_standing(store), store.shapes_news)
+    return PageDone(applied, read_standing(store), store.shapes_news, store.behind)
 
 
 def outbox(store: EdgeStore, after: int, sealed: int, count_max: int, bytes_max: int) -> list[SealedBatch]:

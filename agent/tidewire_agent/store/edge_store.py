@@ -385,6 +385,11 @@ class EdgeStore:
     def _shapes_by_id(self) -> dict[int, TableShape]:
         return {synced.attached.id: synced.table.shape for synced in self._catalogue}
 
+    @property
+    def behind(self) -> int:
+        """How many tables have fallen behind."""
+        return sum(attached.state == "behind" for attached in self._catalogue.registry.by_id.values())
+
     def problems(self) -> list[str]:
         """What a person should know about tables that are wanted and not synced, in whole or in part."""
         return [*self._catalogue.problems(), *self._rows.problems()]

@@ -67,7 +67,7 @@ def _check_version(meta: Meta) -> None:
     found = meta.number("tables_version")
     if found > TABLES_VERSION:
         raise DatabaseNotUsable(
-            f"a newer Tidewire has used this database (its tables have version {found}, this one knows {TABLES_VERSION})",
+            f"a newer Tidewire has used this file: its tables have version {found}, this one knows {TABLES_VERSION}",
             hint="update Tidewire on this device",
         )
     if found != TABLES_VERSION:
