@@ -56,7 +56,7 @@ class DatabaseBusy(DatabaseError):
     """Another program kept the write lock."""
 
     code = "database_busy"
-    hint = "another program holds a write transaction open; the agent tries again"
+    hint = "another program holds a write transaction open: a running agent tries again by itself, a command does not"
     retry = True
 
 

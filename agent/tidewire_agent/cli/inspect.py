@@ -11,7 +11,7 @@ from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewir
 from tidewire_agent.lock import read_status
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.status import AgentStatus
-from tidewire_agent.store.overview import tables_of
+from tidewire_agent.store.overview import database_of, tables_of
 from tidewire_link.command_line import json_option, print_records, time_text
 
 
@@ -86,11 +86,9 @@ def _document(settings: AgentSettings) -> dict[str, Any]:
     known = known_to_tidewire(settings)
     told = read_status(settings.db)
     document: dict[str, Any] = _plain(told) if told else {"state": "never_run", "problems": []}
-    if known and document["state"] in ("stopped", "not_running", "never_run"):
-        with open_store(settings) as store:
-            document |= {"device": store.device, "incarnation": store.incarnation, "log": store.log_id}
-            document |= {"position": list(store.checkpoint), **store.backlog()._asdict()}
     with reading(settings) as connection:
+        if known and document["state"] in ("stopped", "not_running", "never_run"):
+            document |= database_of(connection)
         document["tables"] = [table._asdict() for table in tables_of(connection)] if known else []
     return document
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tidewire_agent.store.catalogue import ALL_TABLES
+from tidewire_agent.store.meta import Meta
 from tidewire_schemas.names import fold
 
 _ATTACHED: Final = """
@@ -35,6 +36,35 @@ class TableOverview(NamedTuple):
     parked: int
     """Changes of other devices that do not fit yet."""
     problem: str | None
+
+
+_WAITING: Final = """
+    SELECT
+        (SELECT count(*) FROM tidewire_change),
+        count(*), coalesce(sum(bytes), 0), min(sealed_at),
+        (SELECT count(*) FROM tidewire_parked),
+        (SELECT count(*) FROM tidewire_dead)
+    FROM tidewire_batch
+    WHERE batch > coalesce((SELECT value FROM tidewire_meta WHERE name = 'released'), 0)
+"""
+
+
+def database_of(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Who the database is, how far it has come, and what waits; writes nothing."""
+    meta = Meta(connection)
+    changes, batches, size, oldest, parked, dead = connection.execute(_WAITING).fetchone()
+    return {
+        "device": meta.text("device"),
+        "incarnation": meta.text("incarnation"),
+        "log": meta.text("log_id"),
+        "position": list(meta.checkpoint),
+        "changes": changes,
+        "batches": batches,
+        "batch_bytes": size,
+        "oldest_sealed_at": oldest,
+        "parked": parked,
+        "dead_letters": dead,
+    }
 
 
 def tables_of(connection: sqlite3.Connection) -> list[TableOverview]:

@@ -110,6 +110,14 @@ def test_status_names_the_tables_and_what_waits_of_each(database: Path) -> None:
     assert "table orders: synced, 1 changes wait to be sent\n" in call("status", "--db", database).output
 
 
+def test_status_is_told_while_another_program_writes(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    with closing(sqlite3.connect(database, isolation_level=None)) as app:
+        app.execute("BEGIN IMMEDIATE")
+        result = call("status", "--db", database, "--json")
+    assert json.loads(result.output)["device"] == "till-7"
+
+
 def test_detach_of_one_table_leaves_the_others(database: Path) -> None:
     call("attach", "--db", database, "--device", "till-7", "orders")
     assert call("detach", "--db", database, "orders").exit_code == 0
@@ -173,18 +181,22 @@ def test_what_is_no_database_is_told_by_every_command(tmp_path: Path, command: t
     assert not (tmp_path / "no.db").exists()
 
 
-@pytest.mark.parametrize("command", [("status",), ("attach", "orders"), ("run", "--broker", "mqtt://127.0.0.1:9")])
-def test_tables_of_another_make_or_a_newer_version_are_told(tmp_path: Path, command: tuple[str, ...]) -> None:
-    other = tmp_path / "other.db"
-    write(other, "CREATE TABLE tidewire_meta (a, b)")
-    refused = call(*command, "--db", other)
+WRITING = (("attach", "orders"), ("run", "--broker", "mqtt://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("command", [*WRITING, ("status",)], ids=" ".join)
+def test_tables_of_another_make_are_told(tmp_path: Path, command: tuple[str, ...]) -> None:
+    write(tmp_path / "other.db", "CREATE TABLE tidewire_meta (a, b)")
+    refused = call(*command, "--db", tmp_path / "other.db")
     assert refused.exit_code == ExitCode.DATABASE
     assert "not those of this version" in refused.output
-    newer = tmp_path / "newer.db"
-    write(newer, "CREATE TABLE orders (id TEXT PRIMARY KEY)")
-    call("attach", "--db", newer, "--device", "till-7", "orders")
-    write(newer, "UPDATE tidewire_meta SET value = 99 WHERE name = 'tables_version'")
-    refused = call(*command, "--db", newer)
+
+
+@pytest.mark.parametrize("command", WRITING, ids=" ".join)
+def test_tables_of_a_newer_version_are_left_alone(database: Path, command: tuple[str, ...]) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    write(database, "UPDATE tidewire_meta SET value = 99 WHERE name = 'tables_version'")
+    refused = call(*command, "--db", database)
     assert refused.exit_code == ExitCode.DATABASE
     assert "update Tidewire" in refused.output
 
