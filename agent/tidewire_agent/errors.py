@@ -16,6 +16,8 @@ LogDiverged                 a page that says another history than the one applie
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tidewire_schemas.errors import DatabaseError, SettingError, TidewireError
@@ -145,3 +147,12 @@ def from_sqlite(error: sqlite3.Error, path: object = None) -> DatabaseError:
     if name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_PERM")):
         return DatabaseNotUsable(text)
     return DatabaseNotUsable(f"{name or type(error).__name__}: {text}")
+
+
+@contextmanager
+def sqlite_errors() -> Iterator[None]:
+    """sqlite3's errors as Tidewire's, which say what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise from_sqlite(error) from error

@@ -14,6 +14,7 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from tidewire_agent.errors import DatabaseNotUsable, OtherStream, check_is_file, from_sqlite
+from tidewire_agent.errors import sqlite_errors as _sqlite_errors
 from tidewire_agent.store import capture
 from tidewire_agent.store.apply import Applied, Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
@@ -643,12 +644,3 @@ class EdgeStore:
         finally:
             if self._switch is not None:
                 self._switch(self._connection, False)
-
-
-@contextmanager
-def _sqlite_errors() -> Iterator[None]:
-    """sqlite3's errors as Tidewire's, which say what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise from_sqlite(error) from error
