@@ -176,6 +176,7 @@ def _exit_codes() -> Iterator[str]:
         ExitCode.UNREACHABLE: "the broker cannot be reached, or refuses",
         ExitCode.LOCKED: "another process already runs on this database or data directory",
         ExitCode.DATABASE: "the database or its disk cannot be used as it is",
+        ExitCode.LED_ELSEWHERE: "another hub leads this stream, or has taken it over (`tidewire-hub run`)",
     }
     for code in ExitCode:
         yield f"| {code.value} | {meanings[code]} |"

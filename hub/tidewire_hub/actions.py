@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from tidewire_schemas.messages import ChainPoint, Hello, TableProblem
+from tidewire_schemas.errors import LedElsewhere
+from tidewire_schemas.messages import ChainPoint, Head, Hello, TableProblem
 from tidewire_schemas.positions import Position
 
 
@@ -85,9 +86,22 @@ class ReadPage:
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """Acquire an epoch above one that a device heard of. Comes back as `on_led`."""
+    """Acquire an epoch above one that was heard of. Comes back as `on_led` or `on_lead_failed`."""
 
     heard_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Subscribe to what devices send: this hub leads. Comes back as `on_connected`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepDown:
+    """End with `error`: another hub leads. `mark` is its head if it took this very log over, to be remembered."""
+
+    error: LedElsewhere
+    mark: Head | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +120,4 @@ class Report:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
-Effect = Publish | Append | Greet | ReadPage | Lead | SaveDevices | Report
+Effect = Publish | Append | Greet | ReadPage | Lead | Serve | StepDown | SaveDevices | Report

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tidewire_hub.voice import Voice
     from tidewire_schemas.positions import Position
 
-State = Literal["leading", "halted", "stopped"]
+State = Literal["leading", "halted", "replaced", "stopped"]
 
 
 class Announcer:
@@ -36,6 +36,8 @@ class Announcer:
         self._boot = boot
         self._version = version
         self._said_at = -inf
+        self.replaces: str | None = None
+        """The other log that this hub took the stream over from."""
         self.head_at = inf
         """When the next head is due; infinite while there is no connection."""
 
@@ -44,7 +46,11 @@ class Announcer:
         topic = topics.hub_state(self._settings.node)
         self._voice.publish(topic, self.hub_state(state, epoch, problem), retain=True)
 
-    def hub_state(self, state: State | Literal["offline"], epoch: int, problem: str | None) -> bytes:
+    def ask_who_leads(self, epoch: int) -> None:
+        """Ask, and hear the question back behind all that the broker kept. It is not kept itself."""
+        self._voice.publish(topics.hub_state(self._settings.node), self.hub_state("starting", epoch, None))
+
+    def hub_state(self, state: State | Literal["starting", "offline"], epoch: int, problem: str | None) -> bytes:
         """The message that says how the hub is."""
         node = self._settings.node
         return codec.encode(
@@ -61,8 +67,16 @@ class Announcer:
         """Say how far the log goes."""
         self._said_at = now.s
         self.head_at = now.s + self._settings.head_period_s
-        leader = self._settings.node
-        message = Head(log=self._log, epoch=epoch, head=head, oldest=oldest, leader=leader, at=now.ms)
+        message = Head(
+            log=self._log,
+            epoch=epoch,
+            head=head,
+            oldest=oldest,
+            leader=self._settings.node,
+            boot=self._boot,
+            replaces=self.replaces,
+            at=now.ms,
+        )
         self._voice.publish(topics.head(self._settings.stream), codec.encode(message), retain=True)
 
     def silence(self) -> None:

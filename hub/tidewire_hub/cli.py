@@ -68,15 +68,21 @@ _data_options = settings_options(HubSettings, "data", "stream")
 
 @main.command()
 @settings_options(HubSettings)
-def run(config: str | None, **values: Any) -> None:
-    """Lead a stream until SIGTERM or Ctrl-C."""
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Lead even if another hub leads this stream, or has taken it over from this data; that hub ends. "
+    "For one start by hand: no setting, as two hubs that always do so would take the stream from each other in turn.",
+)
+def run(config: str | None, take_over: bool, **values: Any) -> None:
+    """Lead a stream until SIGTERM or Ctrl-C. One hub leads a stream: where another does, this one ends with code 6."""
     import asyncio  # noqa: PLC0415  # see the module's docstring
 
     from tidewire_hub.serve import serve  # noqa: PLC0415
 
     settings = _settings(values, config)
     set_up_logging(settings)
-    asyncio.run(serve(settings))
+    asyncio.run(serve(settings, take_over=take_over))
 
 
 @main.command()

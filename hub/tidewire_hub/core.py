@@ -24,8 +24,11 @@ from tidewire_hub.batch_problems import pass_on
 from tidewire_hub.commits import GroupCommits
 from tidewire_hub.devices import DeviceRegistry, DevicesDocument
 from tidewire_hub.ingest import IngestQueue
+from tidewire_hub.leadership import Leadership
+from tidewire_hub.log.port import StaleLeader
 from tidewire_hub.pages import pages
 from tidewire_hub.replay import Cursor, Replayer
+from tidewire_hub.rivals import Rivals
 from tidewire_hub.sessions import Reassembly, Session, Sessions
 from tidewire_hub.voice import Voice
 from tidewire_schemas import codec, topics
@@ -35,7 +38,9 @@ from tidewire_schemas.messages import (
     DeviceState,
     FreshAnswer,
     FreshRequest,
+    Head,
     Hello,
+    HubState,
     Part,
     ReplayRequest,
 )
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
 
     from tidewire_hub.settings import HubSettings
     from tidewire_hub.stream import Acked, BatchProblem, Commit
+    from tidewire_schemas.topics import Kind
 
 _MAYBE_PART: Final = re.compile(rb'.{0,60}"type"\s*:\s*"part"', re.DOTALL)
 """A part names its type near its beginning, however it is spelled; only what matches is parsed on the event loop."""
@@ -62,10 +68,22 @@ class HubCore:
         oldest: the lowest seq that replay can serve.
         boot: random id of this process.
         version: of the software, for people.
+        previous: boot of the process that had this data directory before, if that is known.
+        take_over: lead even if another hub does.
     """
 
     def __init__(
-        self, settings: HubSettings, *, log: str, epoch: int, head: Position, oldest: int, boot: str, version: str
+        self,
+        settings: HubSettings,
+        *,
+        log: str,
+        epoch: int,
+        head: Position,
+        oldest: int,
+        boot: str,
+        version: str,
+        previous: str | None = None,
+        take_over: bool = False,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -97,7 +115,16 @@ class HubCore:
             in_flight_max=settings.replay_in_flight_max,
         )
         self._announcer = Announcer(self._voice, settings, log=log, boot=boot, version=version)
+        rivals = Rivals(log=log, boot=boot, previous=previous, take_over=take_over, wait_s=settings.rival_wait_s)
+        self._leadership = Leadership(
+            self, rivals, voice=self._voice, announcer=self._announcer, settings=settings, log=log, boot=boot
+        )
         self._save_at = inf
+
+    @property
+    def waits_for(self) -> Head | None:
+        """The head of another hub that may still answer, while this one looks who leads."""
+        return self._leadership.waits_for
 
     def restore(self, document: DevicesDocument) -> None:
         """Begin with what an earlier hub process knew of devices."""
@@ -106,12 +133,17 @@ class HubCore:
 
     # ── inputs: the connection ────────────────────────────────────────────────────────────────────────────────────
 
+    def on_watching(self, now: Now) -> list[Effect]:
+        """Connected and subscribed to what other hubs say: look who leads."""
+        self._leadership.look(now)
+        return self._voice.take()
+
     def on_connected(self, payload_bytes_max: int, now: Now) -> list[Effect]:
-        """Connected and subscribed; the broker takes messages of up to `payload_bytes_max` bytes."""
+        """Leading, and subscribed to what devices send; the broker takes messages up to `payload_bytes_max`."""
         self._voice.payload_bytes_max = min(self._settings.payload_bytes_max, payload_bytes_max)
         self._replayer.set_payload_bytes_max(self._voice.payload_bytes_max)
-        self._say_state()
-        self._say_head(now)
+        self.say_state()
+        self.say_head(now)
         return self._voice.take()
 
     def on_disconnected(self, now: Now) -> list[Effect]:
@@ -119,6 +151,7 @@ class HubCore:
         self._reassembly.drop_all()
         self._replayer.forget_all()
         self._announcer.silence()
+        self._leadership.lost()
         return self._voice.take()
 
     def on_paced_sent(self, now: Now) -> list[Effect]:
@@ -138,8 +171,13 @@ class HubCore:
     def on_message(self, topic: str, payload: bytes, now: Now, *, retained: bool = False) -> list[Effect]:
         """A message came in. Whatever it is, no other is held up by it."""
         place = topics.parse(topic)
-        if place is None or place.device is None or place.stream not in (None, self._settings.stream):
+        if place is None or place.stream not in (None, self._settings.stream) or self.state == "replaced":
             return []  # a broker may deliver what nobody asked for
+        if place.kind in ("head", "hub_state"):
+            self._take_rival(payload, place.kind, now, retained=retained)
+            return self._voice.take()
+        if place.device is None:
+            return []
         if place.kind not in ("up", "ask", "device_state"):
             return []
         session = self._sessions.of(place.device)
@@ -158,6 +196,18 @@ class HubCore:
             self._voice.reject(session, topic, payload, error, now)
             self._save_soon(now)
         return self._voice.take()
+
+    def _take_rival(self, payload: bytes, kind: Kind, now: Now, *, retained: bool) -> None:
+        try:
+            message = codec.parse(kind, payload) if payload else None
+        except TidewireError as error:
+            self._voice.report("warning", f"another hub cannot be understood: {error}")
+            return
+        match message:
+            case Head():
+                self._leadership.heard_head(message, now, retained=retained)
+            case HubState():
+                self._leadership.heard_state(message, now, retained=retained)
 
     def _take_up(self, session: Session, payload: bytes, now: Now) -> None:
         batch: bytes | None = payload
@@ -237,11 +287,11 @@ class HubCore:
         self._ack(commit, now)
         self._pass_on_problems(group, commit.problems, now)
         if commit.entries and self._announcer.head_moved(now):
-            self._say_head(now)
+            self.say_head(now)
         if self.state == "halted":
             self.state, self.problem = "leading", None
             self._voice.report("info", "commits succeed again")
-            self._say_state()
+            self.say_state()
         self._let_go_on()
         self._append_next()
         return self._voice.take()
@@ -250,13 +300,16 @@ class HubCore:
         self, group: Sequence[QueuedBatch], error: TidewireError, now: Now, *, storage: bool
     ) -> list[Effect]:
         """Nothing of a group was stored, so nothing is acked; `storage` says that it is the disk's fault."""
+        if error.code == StaleLeader.code:
+            self._leadership.fenced(error.message)
+            return self._voice.take()
         delay_s = self._commits.retry_delay_s
         match self._commits.failed(group, now.s, storage=storage):
             case "retry":
                 self._voice.report("error", f"cannot commit: {error}", retry_in_s=delay_s, batches=len(group))
                 if (self.state, self.problem) != ("halted", str(error)):
                     self.state, self.problem = "halted", str(error)
-                    self._say_state()
+                    self.say_state()
             case "alone":
                 self._voice.report("error", f"cannot commit a group, trying each batch alone: {error}")
             case "set_aside":
@@ -270,8 +323,16 @@ class HubCore:
     def on_led(self, epoch: int, now: Now) -> list[Effect]:
         """A higher epoch is acquired; it counts from the next commit on."""
         self.epoch = epoch
-        self._say_state()
-        self._say_head(now)
+        if self._leadership.serving:
+            self.say_state()
+            self.say_head(now)
+        self._leadership.led()
+        return self._voice.take()
+
+    def on_lead_failed(self, error: TidewireError, now: Now) -> list[Effect]:
+        """It could not be."""
+        self._voice.report("error", f"cannot acquire a higher epoch: {error}")
+        self._leadership.not_led(now)
         return self._voice.take()
 
     def on_greeted(self, device: str, hello: Hello, standing: Standing, now: Now) -> list[Effect]:
@@ -327,7 +388,8 @@ class HubCore:
 
     def wake_at(self) -> float:
         """When `on_time` has something to do, in seconds of `Now.s`; infinite for never."""
-        return min(self._commits.retry_at, self._announcer.head_at, self._save_at, self._reassembly.wake_at())
+        looking = self._leadership.wake_at
+        return min(self._commits.retry_at, self._announcer.head_at, self._save_at, self._reassembly.wake_at(), looking)
 
     def on_time(self, now: Now) -> list[Effect]:
         """Time has passed."""
@@ -335,18 +397,20 @@ class HubCore:
             self._commits.retry_at = inf
             self._append_next()
         if now.s >= self._announcer.head_at:
-            self._say_head(now)
+            self.say_head(now)
         if now.s >= self._save_at:
             self._save(now)
+        self._leadership.on_time(now)
         for device in self._reassembly.drop_stale(now.s):
             self._voice.report("warning", "the rest of a message did not come in time", device=device)
         return self._voice.take()
 
     def stop(self, now: Now) -> list[Effect]:
         """The last words. What waits in the queue was not acked: its devices send it again."""
-        self.state = "stopped"
+        if self.state != "replaced":
+            self.state = "stopped"
         self._commits.held_back = True
-        self._say_state()
+        self.say_state()
         self._save(now)
         return self._voice.take()
 
@@ -431,10 +495,12 @@ class HubCore:
             self._greet(session, hello)
         return session
 
-    def _say_state(self) -> None:
+    def say_state(self) -> None:
+        """Say how the hub is."""
         self._announcer.say_state(self.state, self.epoch, self.problem)
 
-    def _say_head(self, now: Now) -> None:
+    def say_head(self, now: Now) -> None:
+        """Say how far the log goes."""
         self._announcer.say_head(self.head, self.epoch, self.oldest, now)
 
     def _save_soon(self, now: Now) -> None:

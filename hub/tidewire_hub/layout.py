@@ -1,6 +1,6 @@
 """Where things are in the hub's data directory, and that only one hub uses it.
 
-DATA/lock                   held while a hub runs, with its process id
+DATA/lock                   held while a hub runs, with its process id and boot
 DATA/{stream}/log.db        the log: the truth; the only file a backup needs
 DATA/{stream}/state.db      the log's fold, made anew from it when it is missing
 DATA/{stream}/devices.json  what the hub last knew of its devices
@@ -62,10 +62,14 @@ class DataDirectory(NamedTuple):
 
 
 class DataLock:
-    """One hub per data directory. The kernel gives the lock back when the process ends, however it ends."""
+    """One hub per data directory. The kernel gives the lock back when the process ends, however it ends.
 
-    def __init__(self, path: Path) -> None:
-        """Take the lock.
+    The file says which process held it last, so that the next one knows that process to be gone, whatever the broker
+    still keeps of it. The file's own number stands beside it: in a copied directory the other one may be alive.
+    """
+
+    def __init__(self, path: Path, boot: str) -> None:
+        """Take the lock for the process with this boot.
 
         Raises:
             AlreadyRunning: another process has it.
@@ -76,16 +80,28 @@ class DataLock:
         except OSError as error:
             raise DatabaseError(f"cannot open {path}: {error.strerror}", hint=NOT_WRITABLE_HINT) from None
         if not self._try_lock():
-            text = os.read(self._file, 20).decode("ascii", "replace").strip()
+            pid = self._words()[0]
             os.close(self._file)
-            pid = int(text) if text.isdecimal() else None
-            raise AlreadyRunning(what="a hub on", path=path.parent, pid=pid)
-        os.ftruncate(self._file, 0)
-        os.write(self._file, f"{os.getpid()}\n".encode())
+            raise AlreadyRunning(what="a hub on", path=path.parent, pid=int(pid) if pid.isdecimal() else None)
+        number = str(os.fstat(self._file).st_ino)
+        _, last_boot, last_number = self._words()
+        self.previous: str | None = last_boot if last_number == number else None
+        """Boot of the process that held the lock before this one, where that is known."""
+        try:
+            os.ftruncate(self._file, 0)
+            os.pwrite(self._file, f"{os.getpid()}\n{boot}\n{number}\n".encode(), 0)
+        except OSError as error:
+            os.close(self._file)
+            raise DatabaseError(f"cannot write {path}: {error.strerror}", hint=NOT_WRITABLE_HINT) from None
 
     def release(self) -> None:
         """Give the lock back."""
         os.close(self._file)
+
+    def _words(self) -> tuple[str, str, str]:
+        """Process id, boot and file number in the file, empty where they are missing."""
+        pid, boot, number, *_ = [*os.pread(self._file, 100, 0).decode("ascii", "replace").split(), "", "", ""]
+        return pid, boot, number
 
     def _try_lock(self) -> bool:
         for attempt in range(LOCK_ATTEMPTS):

@@ -15,7 +15,19 @@ from functools import partial
 from math import inf
 from typing import Any, Final, TypeVar
 
-from tidewire_hub.actions import Append, Effect, Greet, Lead, Now, Publish, ReadPage, Report, SaveDevices
+from tidewire_hub.actions import (
+    Append,
+    Effect,
+    Greet,
+    Lead,
+    Now,
+    Publish,
+    ReadPage,
+    Report,
+    SaveDevices,
+    Serve,
+    StepDown,
+)
 from tidewire_hub.core import HubCore
 from tidewire_hub.devices import read_document
 from tidewire_hub.layout import DataDirectory, replace_file
@@ -26,7 +38,8 @@ from tidewire_hub.stream_host import StreamHost, as_tidewire_error, is_storage_f
 from tidewire_link.errors import LinkError, PayloadTooLarge, PublishDenied, SubscriptionDenied
 from tidewire_link.port import Connected, Disconnected, Link, Received
 from tidewire_schemas import topics
-from tidewire_schemas.errors import TidewireError
+from tidewire_schemas.errors import LedElsewhere, TidewireError
+from tidewire_schemas.messages import Head
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +95,7 @@ class HubRuntime:
         self._subscribed = False
         self._saving = False
         self._unsaved: bytes | None = None
+        self._payload_bytes_max = settings.payload_bytes_max
         self._link_problem = "not connected to the broker yet"
         self._refused: dict[str, str] = {}
         self._stopping = False
@@ -97,8 +111,12 @@ class HubRuntime:
             reasons.append("the hub is stopping")
         if not self._link.connected or not self._subscribed:
             reasons.append(self._link_problem)
+        waits_for = self._core.waits_for
+        if waits_for is not None:
+            reasons.append(f"hub {waits_for.leader} seems to lead the stream: waiting for its answer")
         if self._core.problem is not None:
-            reasons.append(f"the last commit failed: {self._core.problem}")
+            replaced = self._core.state == "replaced"
+            reasons.append(self._core.problem if replaced else f"the last commit failed: {self._core.problem}")
         under_way_s = self._now().s - self._append_began_s
         if under_way_s > self._settings.commit_slow_s:
             reasons.append(f"a commit has been under way for {under_way_s:.0f} s: is the disk stuck?")
@@ -164,14 +182,26 @@ class HubRuntime:
 
     def _connected(self, event: Connected) -> None:
         self._refused.clear()
-        self._link_problem = "the broker has not confirmed the subscriptions yet"
-        self._subscribing = asyncio.create_task(self._subscribe(event.payload_bytes_max))
+        self._payload_bytes_max = event.payload_bytes_max
+        self._subscribe(topics.rival_filters(self._settings.stream), self._watching)
 
-    async def _subscribe(self, payload_bytes_max: int) -> None:
-        """Subscribe, then say that the hub is there; where the broker forbids it, say so and try again."""
+    def _watching(self) -> None:
+        self._link_problem = "the hub looks whether another one leads the stream"
+        self._perform(self._core.on_watching(self._now()))
+
+    def _serving(self) -> None:
+        self._subscribed = True
+        self._perform(self._core.on_connected(self._payload_bytes_max, self._now()))
+
+    def _subscribe(self, filters: Sequence[str], then: Callable[[], None]) -> None:
+        self._link_problem = "the broker has not confirmed the subscriptions yet"
+        self._subscribing = asyncio.create_task(self._subscribed_to(filters, then))
+
+    async def _subscribed_to(self, filters: Sequence[str], then: Callable[[], None]) -> None:
+        """Subscribe, then go on; where the broker forbids it, say so and try again."""
         while True:
             try:
-                await self._link.subscribe(topics.hub_filters(self._settings.stream))
+                await self._link.subscribe(filters)
             except SubscriptionDenied as error:
                 self._link_problem = str(error)
                 logger.error("%s", error)
@@ -179,8 +209,7 @@ class HubRuntime:
                 continue
             except LinkError:
                 return  # lost again: the next Connected subscribes
-            self._subscribed = True
-            self._perform(self._core.on_connected(payload_bytes_max, self._now()))
+            then()
             return
 
     def _disconnected(self, event: Disconnected) -> None:
@@ -234,7 +263,11 @@ class HubRuntime:
                         partial(core.on_read_failed, after),
                     )
                 case Lead(heard_epoch=heard):
-                    self._on_stream(partial(host.lead, heard), core.on_led, self._lead_failed)
+                    self._on_stream(partial(host.lead, heard), core.on_led, core.on_lead_failed)
+                case Serve():
+                    self._begin_to_serve()
+                case StepDown(error=error, mark=mark):
+                    self._step_down(error, mark)
                 case SaveDevices(document=document):
                     self._save(document)
                 case Report():
@@ -278,8 +311,19 @@ class HubRuntime:
         self._append_began_s = inf
         return self._core.on_append_failed(append.group, error, now, storage=is_storage_fault(error))
 
-    def _lead_failed(self, error: TidewireError, now: Now) -> list[Effect]:
-        logger.error("cannot acquire a higher epoch: %s", error)
+    def _begin_to_serve(self) -> None:
+        self._on_stream(self._host.forget_replaced, _nothing_more, self._not_remembered)
+        self._subscribe(topics.hub_filters(self._settings.stream), self._serving)
+
+    def _step_down(self, error: LedElsewhere, mark: Head | None) -> None:
+        """Another hub leads: end, and remember it where the log goes on elsewhere."""
+        if mark is not None:
+            self._on_stream(partial(self._host.remember_replaced, mark), _nothing_more, self._not_remembered)
+        if not self._broken.done():
+            self._broken.set_exception(error)
+
+    def _not_remembered(self, error: TidewireError, now: Now) -> list[Effect]:
+        logger.error("cannot note in the log whether another hub took it over: %s", error)
         return []
 
     def _set_timer(self) -> None:
@@ -350,3 +394,7 @@ class HubRuntime:
             logger.warning("the broker did not take the last messages in time")
         if self._subscribing is not None:
             self._subscribing.cancel()
+
+
+def _nothing_more(_result: object, _now: Now) -> list[Effect]:
+    return []

@@ -9,6 +9,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from tidewire_hub.core import HubCore
@@ -25,30 +26,40 @@ from tidewire_schemas.errors import SettingError
 logger = logging.getLogger(__name__)
 
 
+class _Start(NamedTuple):
+    """What is particular to this start."""
+
+    boot: str
+    previous: str | None
+    take_over: bool
+
+
 class _OpenStream(NamedTuple):
     host: StreamHost
     executor: ThreadPoolExecutor
 
 
-async def serve(settings: HubSettings, stop: asyncio.Event | None = None) -> None:
-    """Run a hub until SIGTERM, SIGINT or `stop`.
+async def serve(settings: HubSettings, stop: asyncio.Event | None = None, *, take_over: bool = False) -> None:
+    """Run a hub until SIGTERM, SIGINT or `stop`; with `take_over` even if another one leads the stream.
 
     Raises:
+        LedElsewhere: another hub leads the stream, or has taken it over.
         AlreadyRunning: another hub uses the data directory.
         DatabaseError: its files cannot be used.
         SettingError: a setting cannot be used, such as a port that is taken.
     """
     stop = stop or asyncio.Event()
-    with _locked(settings), _signals(stop):
-        async with _led_stream(settings) as (host, executor):
-            runtime = _runtime(settings, host, executor)
+    boot = os.urandom(16).hex()
+    with _locked(settings, boot) as lock, _signals(stop):
+        async with _led_stream(settings, take_over=take_over) as (host, executor):
+            start = _Start(boot, lock.previous, take_over)
+            runtime = _runtime(settings, host, executor, start)
             async with _served_http(settings, runtime):
                 await runtime.run(stop)
     logger.info("stopped")
 
 
-def _runtime(settings: HubSettings, host: StreamHost, executor: ThreadPoolExecutor) -> HubRuntime:
-    boot = os.urandom(16).hex()
+def _runtime(settings: HubSettings, host: StreamHost, executor: ThreadPoolExecutor, start: _Start) -> HubRuntime:
     stream = host.stream
     core = HubCore(
         settings,
@@ -56,28 +67,28 @@ def _runtime(settings: HubSettings, host: StreamHost, executor: ThreadPoolExecut
         epoch=stream.epoch,
         head=stream.head,
         oldest=stream.oldest,
-        boot=boot,
         version=version(),
+        **start._asdict(),
     )
     link = LinkSettings.of(
         url=settings.broker,
-        client_id=f"tidewire-hub-{settings.node}-{boot[:8]}",
+        client_id=f"tidewire-hub-{settings.node}-{start.boot[:8]}",
         payload_bytes_max=settings.payload_bytes_max,
         will=Will(topic=topics.hub_state(settings.node), payload=core.last_will()),
         **settings.broker_values(),
     )
     place = {"log": stream.log_id, "epoch": stream.epoch, "head": stream.head.seq}
-    logger.info("leading stream %s", settings.stream, extra={**place, "broker": settings.broker_address})
+    logger.info("stream %s is open", settings.stream, extra={**place, "broker": settings.broker_address})
     return HubRuntime(settings, host=host, executor=executor, link=MqttLink(link), core=core)
 
 
 @contextmanager
-def _locked(settings: HubSettings) -> Iterator[None]:
+def _locked(settings: HubSettings, boot: str) -> Iterator[DataLock]:
     data = DataDirectory(settings.data, settings.stream)
     data.make()
-    lock = DataLock(data.lock)
+    lock = DataLock(data.lock, boot)
     try:
-        yield
+        yield lock
     finally:
         lock.release()
 
@@ -96,12 +107,12 @@ def _signals(stop: asyncio.Event) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def _led_stream(settings: HubSettings) -> AsyncIterator[_OpenStream]:
+async def _led_stream(settings: HubSettings, *, take_over: bool) -> AsyncIterator[_OpenStream]:
     """The stream, opened and led on a thread of its own."""
     loop = asyncio.get_running_loop()
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="stream")
     try:
-        host = await loop.run_in_executor(executor, StreamHost.open, settings)
+        host = await loop.run_in_executor(executor, partial(StreamHost.open, settings, take_over=take_over))
         try:
             yield _OpenStream(host, executor)
         finally:

@@ -77,6 +77,9 @@ class HubSettings(LogSettings, BrokerSettings):
     head_period_s: Seconds = 10.0
     """Time between heads while nothing happens: by it devices notice that pages did not reach them."""
 
+    rival_wait_s: Seconds = 10.0
+    """Longest wait at start for a hub that seems to lead this stream: the broker kept its head, and not its goodbye."""
+
     subscribe_retry_s: Seconds = 10.0
     """Time between attempts to subscribe while the broker's access rules forbid it: a person may change them."""
 

@@ -24,7 +24,7 @@ from tidewire_hub.catalogue import Catalogue
 from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDigest
 from tidewire_hub.database import StorageDamaged, storage_errors
 from tidewire_hub.declare import Declaration
-from tidewire_hub.log.port import HubLog, StoredEntry
+from tidewire_hub.log.port import HEARD_EPOCH_MAX, HubLog, StoredEntry
 from tidewire_hub.sequencer import Poisoned, Sequencer
 from tidewire_hub.state.chains import DeviceChain
 from tidewire_hub.state.conflicts import Conflict
@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 CATALOGUE: Final = "catalogue"
 """Name of the document beside the log."""
 
-HEARD_EPOCH_MAX: Final = 2**52
-"""An epoch above this (the year 2109) is no clock's but somebody's mistake, and must not use up the numbers."""
+REPLACED: Final = "replaced"
+"""Name of the document that says which hub took this log over, while this copy of it stood aside."""
 
 PAGE_FRAME_BYTES_MAX: Final = 64 * 1024
 """More than a page or replay message takes around an entry."""
@@ -165,6 +165,14 @@ class Stream:
         self._behind = True  # another leader may have appended
         self._ready()
         return epoch
+
+    def stand_aside(self, mark: bytes) -> None:
+        """Remember, durably, who took this log over elsewhere; empty to forget it."""
+        self._log.save_document(REPLACED, mark)
+
+    def stands_aside(self) -> bytes:
+        """Who took this log over elsewhere; empty if nobody did."""
+        return self._log.load_document(REPLACED) or b""
 
     def sequence(self, incoming: Sequence[Incoming], at_ms: int) -> Commit:
         """One group commit: dedupe, resolve, number, append durably, fold.

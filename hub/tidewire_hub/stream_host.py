@@ -13,7 +13,9 @@ from tidewire_hub.layout import DataDirectory
 from tidewire_hub.log.sqlite import SqliteLog
 from tidewire_hub.settings import HubSettings
 from tidewire_hub.stream import Commit, Incoming, Stream, StreamSettings
-from tidewire_schemas.errors import DatabaseError, TidewireError
+from tidewire_schemas import codec
+from tidewire_schemas.errors import DatabaseError, LedElsewhere, TidewireError
+from tidewire_schemas.messages import Head
 from tidewire_schemas.positions import Seq
 
 
@@ -53,10 +55,17 @@ class StreamHost:
         self._settings = settings
 
     @classmethod
-    def open(cls, settings: HubSettings) -> Self:
-        """Open the stream of the data directory and lead it."""
+    def open(cls, settings: HubSettings, *, take_over: bool = False) -> Self:
+        """Open the stream of the data directory and acquire an epoch for it.
+
+        Raises:
+            LedElsewhere: another hub took this log over, and nobody said `take_over`.
+        """
         host = cls(open_stream(DataDirectory(settings.data, settings.stream), settings), settings)
         try:
+            mark = host.stream.stands_aside()
+            if mark and not take_over:
+                raise _taken_over(settings, mark)
             host.lead(0)
         except BaseException:
             host.close()
@@ -68,6 +77,15 @@ class StreamHost:
         if heard_epoch and self.stream.epoch > heard_epoch:
             return self.stream.epoch
         return self.stream.lead(wall_ms(), randbits(10), heard_epoch)
+
+    def remember_replaced(self, head: Head) -> None:
+        """This log goes on elsewhere: this copy of it must not lead again by itself."""
+        self.stream.stand_aside(codec.encode(head))
+
+    def forget_replaced(self) -> None:
+        """This copy leads."""
+        if self.stream.stands_aside():
+            self.stream.stand_aside(b"")
 
     def append(self, group: Sequence[QueuedBatch]) -> Commit:
         """One group commit."""
@@ -97,6 +115,17 @@ class StreamHost:
     def close(self) -> None:
         """Close log and state."""
         self.stream.close()
+
+
+def _taken_over(settings: HubSettings, mark: bytes) -> LedElsewhere:
+    head = codec.parse("head", mark)
+    assert isinstance(head, Head)
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(head.at / 1000))
+    return LedElsewhere(
+        f"hub {head.leader} took stream {settings.stream} over from this copy of its log, at {at} UTC",
+        hint="what that hub has put into the log since is not here: use its data directory; or, to go on with this "
+        "copy without it, start once with --take-over",
+    )
 
 
 def is_storage_fault(error: BaseException) -> bool:

@@ -26,6 +26,8 @@ class Voice:
         self._effects: list[Effect] = []
         self.payload_bytes_max = settings.payload_bytes_max
         """What the broker takes in one message, at most the setting."""
+        self.muted = False
+        """Another hub leads: whatever this one would still publish is no longer true."""
         self.rejected = RejectedList(settings.rejected_max)
 
     def add(self, *effects: Effect) -> None:
@@ -39,6 +41,8 @@ class Voice:
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, paced: bool = False) -> None:
         """Send a message, in parts if it is large. Retained messages are small; of paced ones the last part counts."""
+        if self.muted:
+            return
         *first, last = split(payload, self.payload_bytes_max)
         for part in first:
             self._effects.append(Publish(topic, part))

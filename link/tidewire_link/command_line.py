@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from tidewire_link.errors import LinkError
-from tidewire_schemas.errors import AlreadyRunning, DatabaseError, SettingError, TidewireError
+from tidewire_schemas.errors import AlreadyRunning, DatabaseError, LedElsewhere, SettingError, TidewireError
 
 Model = TypeVar("Model", bound=BaseModel)
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -51,11 +51,13 @@ class ExitCode(enum.IntEnum):
     """Another process already runs on this database or data directory."""
     DATABASE = 5
     """The database or its disk cannot be used as it is."""
+    LED_ELSEWHERE = 6
+    """Another hub leads this stream, or has taken it over: this one must not go on."""
 
 
 EXIT_CODES_HELP: Final = (
     "Exit codes: 0 done, 1 error, 2 wrong usage or setting, 3 broker unreachable, "
-    "4 another process runs on this data, 5 database or disk."
+    "4 another process runs on this data, 5 database or disk, 6 another hub leads this stream."
 )
 
 
@@ -263,6 +265,8 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.LOCKED
         case DatabaseError():
             return ExitCode.DATABASE
+        case LedElsewhere():
+            return ExitCode.LED_ELSEWHERE
         case _:
             return ExitCode.ERROR
 

@@ -11,6 +11,7 @@
     ├── SequenceGap             nobody: something was lost on the way and is asked for again
     ├── DatabaseError           the database file or its disk
     ├── AlreadyRunning          the person who started a second process on the same data
+    ├── LedElsewhere            the person who runs two hubs on one stream, or what is left of an earlier one
     └── LinkError               the broker or the way to it (subclasses in `tidewire_link`)
 
 Every error has a stable `code` for programs, a `hint` that says what to do, and `retry`: whether the same again may
@@ -124,3 +125,9 @@ class AlreadyRunning(TidewireError):
         who = f"process {pid}" if pid else "another process"
         hint = hint or "stop it first, or give this one data of its own"
         super().__init__(f"{who} already runs {what} {path}", hint=hint)
+
+
+class LedElsewhere(TidewireError):
+    """Another hub leads this stream: this one must not."""
+
+    code = "led_elsewhere"

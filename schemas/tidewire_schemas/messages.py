@@ -335,6 +335,10 @@ class Head(Message):
     head: Position
     oldest: Count
     leader: TopicName
+    boot: Id | None = None
+    """The leader's process, as in its `HubState`: tells two hubs of one name apart."""
+    replaces: Id | None = None
+    """Another log that this leader took the stream over from, on a person's word."""
     at: Millis
 
 
@@ -342,7 +346,8 @@ class HubState(Message):
     """How a hub node is: retained, and as last will with state `offline`."""
 
     type: Literal["hub_state"] = "hub_state"
-    state: Literal["starting", "leading", "stopped", "halted", "offline"]
+    state: Literal["starting", "leading", "stopped", "halted", "replaced", "offline"]
+    """`starting` (never retained) asks who leads, `halted` cannot commit, `replaced` gave way to another hub."""
     node: TopicName
     boot: Id
     epoch: Count | None = None

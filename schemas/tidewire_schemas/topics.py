@@ -4,7 +4,7 @@
     tidewire/v1/stream/{stream}/ask/{device}    device → hub    Hello, ReplayRequest, SnapshotRequest,
                                                                 FreshRequest, Part
     tidewire/v1/stream/{stream}/log             hub → all       Page, Part
-    tidewire/v1/stream/{stream}/head            hub → all       Head (retained)
+    tidewire/v1/stream/{stream}/head            hub → all       Head (retained); hubs listen to it too
     tidewire/v1/device/{device}/in/{stream}     hub → device    Welcome, Ack, Replay, Snapshot, SnapshotChunk,
                                                                 FreshAnswer, Problem, Part
     tidewire/v1/device/{device}/state           device → all    DeviceState (retained, last will)
@@ -77,6 +77,11 @@ def hub_filters(stream: str) -> tuple[str, ...]:
         f"{ROOT}/stream/{name}/up/+",
         f"{ROOT}/device/+/state",
     )
+
+
+def rival_filters(stream: str) -> tuple[str, ...]:
+    """Subscriptions by which a hub notices others that lead, or want to lead, `stream`."""
+    return (head(stream), f"{ROOT}/hub/+/state")
 
 
 def agent_filters(stream: str, device: str) -> tuple[str, ...]:

@@ -188,6 +188,10 @@ class HandMadeDevice:
     async def publish(self, topic: str, payload: bytes) -> None:
         await self._link.publish(topic, payload)
 
+    async def publish_retained(self, topic: str, payload: bytes) -> None:
+        """Publish what the broker keeps."""
+        await self._link.publish(topic, payload, retain=True)
+
     async def say(self, message: Message) -> None:
         for part in split(codec.encode(message), 100_000):
             await self.publish(topics.ask("main", self.name), part)

@@ -8,10 +8,13 @@ backend passes it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.positions import Epoch, Position, Seq
+
+HEARD_EPOCH_MAX: Final = 2**52
+"""An epoch above this (the year 2109) is no clock's but somebody's mistake, and must not use up the numbers."""
 
 
 class StoredEntry(NamedTuple):

@@ -143,7 +143,6 @@ def test_on_connect_the_hub_says_how_it_is_and_how_far_the_log_goes_retained() -
     effects = driver.core.on_connected(100_000, driver.now)
     state, head = every(Publish, effects)
     assert (state.topic, state.retain) == ("tidewire/v1/hub/hub/state", True)
-    assert (head.topic, head.retain) == ("tidewire/v1/stream/main/head", True)
     (said,) = messages(effects, head.topic)
     assert (said.head, said.log, said.epoch, said.leader) == (Position(EPOCH, 7), LOG, EPOCH, "hub")
     assert json.loads(driver.core.last_will())["state"] == "offline"
@@ -222,9 +221,7 @@ def test_a_device_that_sends_only_garbage_is_not_answered_each_time() -> None:
         "tidewire/v1/stream/main/up/TILL",
         "tidewire/v1/stream/main/up/till/more",
         "tidewire/v1/stream/main/log",
-        "tidewire/v1/stream/main/head",
         "tidewire/v1/device/till/in/main",
-        "tidewire/v1/hub/hub/state",
         "tidewire/v2/stream/main/up/till",
     ],
 )
