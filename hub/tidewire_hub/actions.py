@@ -92,6 +92,11 @@ class Lead:
 
 
 @dataclass(frozen=True, slots=True)
+class Settle:
+    """Commit what the state holds open, as no group came for a while: commands read the state's file."""
+
+
+@dataclass(frozen=True, slots=True)
 class Serve:
     """Subscribe to what devices send: this hub leads. Comes back as `on_connected`."""
 
@@ -120,4 +125,4 @@ class Report:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
-Effect = Publish | Append | Greet | ReadPage | Lead | Serve | StepDown | SaveDevices | Report
+Effect = Publish | Append | Greet | ReadPage | Lead | Settle | Serve | StepDown | SaveDevices | Report

@@ -10,11 +10,13 @@ import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tidewire_hub.database import StorageDamaged, storage_errors
 from tidewire_hub.layout import DataDirectory
 from tidewire_schemas.errors import DatabaseError, SettingError
+
+NOT_READABLE_HINT: Final = "run it as the user who runs the hub"
 
 
 class BackupReport(NamedTuple):
@@ -29,11 +31,32 @@ class BackupReport(NamedTuple):
 
 
 def open_read_only(path: Path) -> sqlite3.Connection:
-    """A connection that cannot write; raises `DatabaseError` if there is no such file."""
-    if not path.exists():
-        raise DatabaseError(f"there is no {path}", hint="has a hub run with this --data and --stream?")
+    """A connection that cannot write; raises `DatabaseError` if there is no such file or it cannot be read."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        raise DatabaseError(f"there is no {path}", hint="has a hub run with this --data and --stream?") from None
+    except OSError as error:
+        raise DatabaseError(f"cannot read {path}: {error.strerror}", hint=NOT_READABLE_HINT) from None
+    uri = f"{path.resolve().as_uri()}?mode=ro"
     with storage_errors(path):
-        return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        try:
+            return _reading(uri)
+        except sqlite3.OperationalError:
+            if path.with_name(f"{path.name}-wal").exists():
+                raise
+            # On a read-only disk SQLite cannot make the files beside it that readers share. Nobody writes there.
+            return _reading(f"{uri}&immutable=1")
+
+
+def _reading(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def copy_database(source: Path, target: Path) -> None:

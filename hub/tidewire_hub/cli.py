@@ -156,10 +156,10 @@ def log(
 @json_option
 def conflicts(config: str | None, after: int, limit: int, as_json: bool, **values: Any) -> None:
     """List concurrent writes, oldest first: which won, and the values that lost."""
-    from tidewire_hub.offline import copied_stream  # noqa: PLC0415
+    from tidewire_hub.offline import read_state  # noqa: PLC0415
 
-    with copied_stream(_settings(values, config)) as stream:
-        records = [conflict._asdict() for conflict in stream.conflicts(after, limit)]
+    found = read_state(_settings(values, config), after=after, limit=limit)
+    records = [conflict._asdict() for conflict in found.conflicts]
     if not as_json:
         for record in records:
             record["at"] = time_text(record["at"])
@@ -172,11 +172,10 @@ def conflicts(config: str | None, after: int, limit: int, as_json: bool, **value
 @json_option
 def digests(config: str | None, as_json: bool, **values: Any) -> None:
     """Print rows and digest of each table: an edge at the same position has the same."""
-    from tidewire_hub.offline import copied_stream  # noqa: PLC0415
+    from tidewire_hub.offline import read_state  # noqa: PLC0415
 
-    with copied_stream(_settings(values, config)) as stream:
-        head = stream.head
-        records = [{**table._asdict(), "epoch": head.epoch, "seq": head.seq} for table in stream.digests()]
+    head, tables, _ = read_state(_settings(values, config))
+    records = [{**table._asdict(), "epoch": head.epoch, "seq": head.seq} for table in tables]
     print_records(records, ["table", "rows", "digest", "seq"], as_json=as_json, empty="no table was declared yet")
 
 

@@ -18,7 +18,18 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from tidewire_hub import handshake
-from tidewire_hub.actions import Effect, EntriesRead, Greet, Lead, Now, QueuedBatch, ReadPage, SaveDevices, Standing
+from tidewire_hub.actions import (
+    Effect,
+    EntriesRead,
+    Greet,
+    Lead,
+    Now,
+    QueuedBatch,
+    ReadPage,
+    SaveDevices,
+    Settle,
+    Standing,
+)
 from tidewire_hub.announcer import Announcer, State
 from tidewire_hub.batch_problems import pass_on
 from tidewire_hub.commits import GroupCommits
@@ -120,6 +131,7 @@ class HubCore:
             self, rivals, voice=self._voice, announcer=self._announcer, settings=settings, log=log, boot=boot
         )
         self._save_at = inf
+        self._settle_at = inf
 
     @property
     def waits_for(self) -> Head | None:
@@ -282,6 +294,7 @@ class HubCore:
     def on_appended(self, group: Sequence[QueuedBatch], commit: Commit, now: Now) -> list[Effect]:
         """A group is durable: it goes out, and its batches are acked."""
         self._commits.succeeded()
+        self._settle_at = now.s + self._settings.settle_after_s
         self.head = commit.head
         self._fan_out(commit)
         self._ack(commit, now)
@@ -388,8 +401,8 @@ class HubCore:
 
     def wake_at(self) -> float:
         """When `on_time` has something to do, in seconds of `Now.s`; infinite for never."""
-        looking = self._leadership.wake_at
-        return min(self._commits.retry_at, self._announcer.head_at, self._save_at, self._reassembly.wake_at(), looking)
+        timers = (self._commits.retry_at, self._announcer.head_at, self._save_at, self._settle_at)
+        return min(*timers, self._reassembly.wake_at(), self._leadership.wake_at)
 
     def on_time(self, now: Now) -> list[Effect]:
         """Time has passed."""
@@ -400,6 +413,9 @@ class HubCore:
             self.say_head(now)
         if now.s >= self._save_at:
             self._save(now)
+        if now.s >= self._settle_at:
+            self._settle_at = inf
+            self._voice.add(Settle())
         self._leadership.on_time(now)
         for device in self._reassembly.drop_stale(now.s):
             self._voice.report("warning", "the rest of a message did not come in time", device=device)

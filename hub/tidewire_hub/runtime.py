@@ -26,6 +26,7 @@ from tidewire_hub.actions import (
     Report,
     SaveDevices,
     Serve,
+    Settle,
     StepDown,
 )
 from tidewire_hub.core import HubCore
@@ -264,6 +265,8 @@ class HubRuntime:
                     )
                 case Lead(heard_epoch=heard):
                     self._on_stream(partial(host.lead, heard), core.on_led, core.on_lead_failed)
+                case Settle():
+                    self._on_stream(host.stream.settle, _nothing_more, self._not_written)
                 case Serve():
                     self._begin_to_serve()
                 case StepDown(error=error, mark=mark):
@@ -312,18 +315,18 @@ class HubRuntime:
         return self._core.on_append_failed(append.group, error, now, storage=is_storage_fault(error))
 
     def _begin_to_serve(self) -> None:
-        self._on_stream(self._host.forget_replaced, _nothing_more, self._not_remembered)
+        self._on_stream(self._host.forget_replaced, _nothing_more, self._not_written)
         self._subscribe(topics.hub_filters(self._settings.stream), self._serving)
 
     def _step_down(self, error: LedElsewhere, mark: Head | None) -> None:
         """Another hub leads: end, and remember it where the log goes on elsewhere."""
         if mark is not None:
-            self._on_stream(partial(self._host.remember_replaced, mark), _nothing_more, self._not_remembered)
+            self._on_stream(partial(self._host.remember_replaced, mark), _nothing_more, self._not_written)
         if not self._broken.done():
             self._broken.set_exception(error)
 
-    def _not_remembered(self, error: TidewireError, now: Now) -> list[Effect]:
-        logger.error("cannot note in the log whether another hub took it over: %s", error)
+    def _not_written(self, error: TidewireError, now: Now) -> list[Effect]:
+        logger.error("cannot write: %s", error)
         return []
 
     def _set_timer(self) -> None:

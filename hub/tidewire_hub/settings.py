@@ -110,6 +110,9 @@ class HubSettings(LogSettings, BrokerSettings):
     problem_burst: int = Field(default=10, ge=1, le=1_000)
     """Complaints that may go to a device at once."""
 
+    settle_after_s: Seconds = 0.5
+    """Pause after a commit before the state is committed too: while large groups come in, not each of them does so."""
+
     conflicts_max: int = Field(default=100_000, ge=0)
     """Conflict records kept; the oldest go first. About 300 bytes each."""
 

@@ -185,6 +185,20 @@ def log_locked(path: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
+async def test_what_a_hub_left_can_be_looked_at_on_a_read_only_disk(broker: Mosquitto, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        with HubProcess(disk / "data", broker.url, log=tmp_path / "hub.log") as hub:
+            async with HandMadeDevice(broker.url, "till-7") as till:
+                await till.hello()
+                await till.send(till.seal((1, "x")))
+                await till.until_acked(1)
+            hub.terminate()
+        remount(disk, "ro")
+        for command in ("log", "digests", "conflicts", "devices", "rejected"):
+            answer = tidewire_hub(command, "--data", disk / "data", "--json")
+            assert answer.returncode == 0, (command, answer.stderr)
+
+
 def test_a_data_directory_on_a_read_only_disk_ends_the_start_with_a_hint(broker: Mosquitto, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "16m") as disk:
         with HubProcess(disk / "data", broker.url, log=tmp_path / "hub.log") as hub:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,28 @@ async def test_conflicts_and_digests_are_read_beside_a_running_hub(
     before = records("digests", hub)
     assert hub.terminate() == 0
     assert records("digests", hub) == before
+
+
+async def test_digests_are_those_of_the_head_after_a_large_group_and_without_the_state(
+    till: HandMadeDevice, hub: HubProcess
+) -> None:
+    await till.send(till.seal(*((number, "one of many") for number in range(100, 1_100))))
+    await till.until_acked(31)
+    (digest,) = records("digests", hub)
+    assert (digest["rows"], digest["seq"]) == (1_030, 31)
+    state = hub.data / "main" / "state.db"
+    await wait_for_async(lambda: position_in(state) == 31, what="the state is committed though nothing follows")
+    hub.kill()
+    for path in state.parent.glob("state.db*"):
+        path.unlink()
+    assert records("digests", hub) == [digest]
+    assert not state.exists()
+
+
+def position_in(state: Path) -> int:
+    """Seq up to which the state's file is the log's fold."""
+    with closing(sqlite3.connect(f"{state.as_uri()}?mode=ro", uri=True)) as connection:
+        return int(connection.execute("SELECT seq FROM meta").fetchone()[0])
 
 
 async def test_a_backup_of_a_running_hub_is_a_data_directory_with_the_same_log(
