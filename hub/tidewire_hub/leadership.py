@@ -75,7 +75,7 @@ class Leadership:
     @property
     def waits_for(self) -> Head | None:
         """The head of another hub that may still answer, while this hub looks."""
-        return None if self.serving else self._rivals.head
+        return None if self.serving else self._rivals.unanswered
 
     def look(self, now: Now) -> None:
         """A connection began: see who leads before saying anything."""
@@ -144,7 +144,7 @@ class Leadership:
                 self._refuse(self._rivals.head)
 
     def _say_for_whom_it_waits(self) -> None:
-        rival = self._rivals.head
+        rival = self._rivals.unanswered
         if rival is not None and rival.boot != self._warned_of:
             self._warned_of = rival.boot
             text = f"hub {rival.leader} seems to lead stream {self._settings.stream}: waiting for its answer"

@@ -72,6 +72,11 @@ class Rivals:
         self.replaces: str | None = None
         """The other log that this hub took the stream over from."""
 
+    @property
+    def unanswered(self) -> Head | None:
+        """The head of another hub that may still answer, once all that the broker kept was heard."""
+        return None if self._answered or not self._echoed else self.head
+
     def look(self, now_s: float) -> None:
         """A connection began: nothing that was heard before counts."""
         self.head, self._answered, self._echoed = None, False, False
