@@ -80,7 +80,7 @@ async def dial(settings: LinkSettings, handler: Handler) -> MqttConnection:
 
 
 class _Client(Client):
-    """paho's client on a buffered socket: the only thing of paho that is overridden."""
+    """paho's client on a buffered socket: all that is overridden of paho, or known of what it hides."""
 
     buffered: BufferedSocket | None = None
 
@@ -93,6 +93,10 @@ class _Client(Client):
             return made
         self.buffered = BufferedSocket(cast(socket.socket, made))
         return self.buffered
+
+    def expect_no_pong(self) -> None:
+        """Go on pinging, and do not end the connection for want of an answer to the last ping."""
+        self._ping_t = 0.0
 
 
 class MqttConnection:
@@ -361,6 +365,8 @@ class MqttConnection:
         if keepalive_s and not self._paused and silence_s > 1.5 * keepalive_s:
             self._end(NoAnswer(f"nothing came from {self._settings.address} for {silence_s:.1f} s"))
             return
+        if self._paused:
+            self._client.expect_no_pong()  # it may be there, unread
         try:
             self._client.loop_misc()
         except Exception as error:

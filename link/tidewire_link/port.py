@@ -6,7 +6,7 @@
         match event:
             case Connected():
                 await link.subscribe(["tidewire/v1/stream/main/log"])
-                await link.publish("tidewire/v1/device/till-7/state", b"…", retain=True)
+                link.publish("tidewire/v1/device/till-7/state", b"…", retain=True)
             case Received(topic, payload):
                 ...
             case Disconnected(reason):

@@ -362,6 +362,38 @@ async def test_the_broker_s_receive_maximum_bounds_what_is_in_flight(links: list
         assert [one.done() for one in flying] == [False, False, False, True]
 
 
+async def test_answers_come_through_while_the_consumer_holds_back_what_it_allowed(links: list[MqttLink]) -> None:
+    """Guarantee 12: a broker that keeps to ReceiveMaximum is read on, so nothing waits behind its messages."""
+    messages = b"".join(bytes.fromhex("3206000174") + number.to_bytes(2) + b"\0" for number in range(1, 41))
+    suback = bytes.fromhex("900400010001")
+    async with ScriptedBroker(CONNACK_5, messages + suback) as broker:
+        assert isinstance(
+            await first_event(links, broker.url, protocol="5", inbound_messages_max=10, unacked_max=30), Connected
+        )
+        await asyncio.wait_for(links[0].subscribe(["t"]), PATIENCE_S)
+
+
+async def test_a_connection_that_is_not_read_is_kept_alive(
+    tmp_path: Path, links: list[MqttLink], protocol: str
+) -> None:
+    """Guarantee 12: the broker's answers to pings may be there, unread; its silence says nothing then."""
+    keepalive_s = 1
+    with Mosquitto(tmp_path / "broker", log_messages=True) as broker:
+        slow_settings = {"inbound_messages_max": 1, "unacked_max": 1, "keepalive_s": keepalive_s}
+        assert isinstance(await first_event(links, broker.url, protocol=protocol, **slow_settings), Connected)
+        slow = links[0]
+        await slow.subscribe(["t"])
+        assert isinstance(await first_event(links, broker.url, protocol=protocol, client_id="fast"), Connected)
+        for number in range(50):
+            await links[1].publish("t", b"%d" % number)
+        pings = broker.log.count("PINGREQ from a")
+        await wait_for_async(lambda: broker.log.count("PINGREQ from a") >= pings + 4, 30, every_s=0.05)
+        for number in range(50):
+            event = await asyncio.wait_for(slow.next_event(), PATIENCE_S)
+            assert isinstance(event, Received), event
+            assert event.payload == b"%d" % number
+
+
 async def test_messages_leave_at_once(broker: Mosquitto, links: list[MqttLink]) -> None:
     assert isinstance(await first_event(links, broker.url), Connected)
     loop = asyncio.get_running_loop()
