@@ -31,7 +31,7 @@ SHIPPED = Path(__file__).parents[2] / "mosquitto"
 CREDENTIALS = SHIPPED / "credentials"
 MINE = "till-1"
 OTHER = "till-2"
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 
 VERSIONS = ["mqttv5", "mqttv311"]
 

@@ -25,8 +25,6 @@ from support.waiting import wait_for
 DEMO: Final = (sys.executable, "-m", "tidewire_hub", "demo", "--fast")
 LIMIT_S: Final = 60.0
 
-pytestmark = pytest.mark.timeout(150)
-
 
 class Demo:
     """A demo that runs in a directory of its own; what it says is in `text`."""

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-import pytest
 from jsonschema import Draft202012Validator
 
 from support.broker import Mosquitto
@@ -39,7 +38,6 @@ def heard(log: Path) -> list[tuple[str, str]]:
     return [(topic, payload) for topic, _, payload in (line.partition(" ") for line in lines)]
 
 
-@pytest.mark.timeout(90)
 def test_the_batch_of_the_protocol_page_is_accepted_and_all_that_is_heard_fits_the_schemas(
     broker: Mosquitto, tmp_path: Path
 ) -> None:

@@ -25,8 +25,6 @@ BIN: Final = Path(sys.executable).parent
 PORT: Final = "18830"
 DEADLINE_S: Final = 30.0
 
-pytestmark = pytest.mark.timeout(180)
-
 
 class Block(NamedTuple):
     """A fenced block of a page."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 import pytest
 
 from contract.link_benches import Bench, MemoryBench, MosquittoBench
-from support.waiting import wait_for_async
+from support.waiting import PATIENCE_S, wait_for_async
 from tidewire_link.errors import (
     CannotReach,
     ConnectionLost,
@@ -27,8 +27,6 @@ from tidewire_link.port import Connected, Disconnected, Event, Link, Received
 from tidewire_link.settings import Will
 
 E = TypeVar("E", bound=Event)
-
-PATIENCE_S = 10.0
 
 
 @pytest.fixture(params=["memory-5", "memory-3.1.1", "mosquitto-5", "mosquitto-3.1.1"])
@@ -356,7 +354,7 @@ async def test_close_while_connecting_leaves_nothing_behind(bench: Bench) -> Non
     await link.open()
     await asyncio.sleep(0.05)
     assert asyncio.all_tasks() > before  # it is trying
-    await asyncio.wait_for(link.close(), 2)
+    await asyncio.wait_for(link.close(), PATIENCE_S)
     assert not link.connected
     assert asyncio.all_tasks() <= before
     bench.thaw()

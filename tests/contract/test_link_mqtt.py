@@ -15,7 +15,7 @@ import pytest
 from support.broker import BrokerTls, Mosquitto
 from support.proxy import TcpProxy
 from support.scripted_broker import CONNACK_5, CONNACK_311, ScriptedBroker
-from support.waiting import wait_for_async
+from support.waiting import PATIENCE_S, wait_for_async
 from tidewire_link.errors import (
     BrokerRefused,
     CannotReach,
@@ -30,8 +30,6 @@ from tidewire_link.errors import (
 from tidewire_link.mqtt import MqttLink
 from tidewire_link.port import Connected, Disconnected, Event, Received
 from tidewire_link.settings import LinkSettings
-
-PATIENCE_S = 10.0
 
 
 @pytest.fixture(params=["5", "3.1.1"])
@@ -387,7 +385,7 @@ async def test_a_connection_that_is_not_read_is_kept_alive(
         for number in range(50):
             await links[1].publish("t", b"%d" % number)
         pings = broker.log.count("PINGREQ from a")
-        await wait_for_async(lambda: broker.log.count("PINGREQ from a") >= pings + 4, 30, every_s=0.05)
+        await wait_for_async(lambda: broker.log.count("PINGREQ from a") >= pings + 4, every_s=0.05)
         for number in range(50):
             event = await asyncio.wait_for(slow.next_event(), PATIENCE_S)
             assert isinstance(event, Received), event
@@ -402,7 +400,7 @@ async def test_messages_leave_at_once(broker: Mosquitto, links: list[MqttLink]) 
         began = loop.time()
         await links[0].publish("t", b"x")
         times.append(loop.time() - began)
-    assert sorted(times)[25] < 0.05
+    assert sorted(times)[10] < 0.03, times  # whatever else the machine does only adds time
 
 
 async def test_a_network_that_comes_and_goes_loses_only_what_was_in_flight(

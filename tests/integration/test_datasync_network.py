@@ -62,7 +62,7 @@ def hub_process(data: Path, broker: Mosquitto) -> Iterator[subprocess.Popen[byte
         yield process
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(30)
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_when_the_process_with_the_agent_is_killed_another_one_takes_over(
             sync.update("mine", 1)
             sync.flush(30)
             holder.send_signal(signal.SIGKILL)
-            holder.wait(10)
+            holder.wait(30)
             sync.update("mine", 2)
             sync.flush(30)
             assert sync.get("holder") == "runs the agent"
@@ -254,7 +254,7 @@ def test_updates_and_sql_of_one_transaction_arrive_together(tmp_path: Path, onli
                 here.update("left", left)
         wait_for(lambda: there.get("left") == 50, 30)
         stop.set()
-        reading.join(10)
+        reading.join(30)
     assert all(str(left) == value for left, value in seen), seen
 
 

@@ -99,7 +99,7 @@ async def test_log_follow_prints_entries_as_they_come(till: HandMadeDevice, hub:
         await till.send(till.seal((31, "new")))
         await till.send(till.seal((32, "new")))
         await till.until_acked(32)
-        assert await asyncio.wait_for(follower.wait(), 10) == 0
+        assert await asyncio.wait_for(follower.wait(), 30) == 0
     assert [json.loads(line)["seq"] for line in output.read_text().splitlines()] == [30, 31, 32]
 
 

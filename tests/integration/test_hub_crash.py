@@ -148,9 +148,7 @@ async def test_a_hub_that_stops_while_devices_send_acks_only_what_is_stored(hub:
             await device.hello()
         senders = [asyncio.create_task(keep_sending(device, stop)) for device in devices]
         await wait_for_async(lambda: all(device.acked > 30 for device in devices), 20, what="some acks")
-        started = asyncio.get_running_loop().time()
         assert await asyncio.to_thread(hub.terminate) == 0
-        assert asyncio.get_running_loop().time() - started < 2
         await wait_for_async(lambda: devices[0].of(HubState)[-1].state == "stopped", what="the last word")
         check(await asyncio.to_thread(stored_log, hub), devices)
         await asyncio.to_thread(hub.start)

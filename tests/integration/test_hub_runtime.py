@@ -124,7 +124,7 @@ class SlowHost(StreamHost):
 
     def append(self, group: Any) -> Commit:
         self.groups = [*getattr(self, "groups", []), len(group)]
-        asyncio.run_coroutine_threadsafe(self.gate.wait(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.gate.wait(), self.loop).result(30)
         return super().append(group)
 
     loop: asyncio.AbstractEventLoop

@@ -11,14 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 from tidewire_agent.lock import read_status
 from tidewire_agent.status import AgentStatus
 
 QUICK = ("--reconnect-delay-min-s", "0.05", "--reconnect-delay-max-s", "0.2", "--status-interval-s", "0.1")
 """Settings that make a test short."""
 
-START_S = 20.0
+START_S = 60.0
+"""Imports alone take seconds on a machine that does other things as well."""
 
 
 def make_database(path: Path, *statements: str) -> sqlite3.Connection:
@@ -30,7 +31,7 @@ def make_database(path: Path, *statements: str) -> sqlite3.Connection:
     return app
 
 
-def tidewire_agent(*arguments: str | Path, timeout_s: float = 30.0) -> subprocess.CompletedProcess[str]:
+def tidewire_agent(*arguments: str | Path, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
     """Run a command of `tidewire-agent` to its end."""
     command = [sys.executable, "-m", "tidewire_agent", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
@@ -111,7 +112,7 @@ class AgentProcess:
         """Until nothing is wrong."""
         wait_for(lambda: not self.problems, deadline_s, what=f"{self.device} has no problem")
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, deadline_s: float = 10.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, deadline_s: float = PATIENCE_S) -> int:
         """Send a signal; the exit code."""
         self.process.send_signal(number)
         return self.process.wait(deadline_s)
@@ -119,7 +120,7 @@ class AgentProcess:
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +143,9 @@ def rows(path: Path, query: str = "SELECT * FROM orders ORDER BY id") -> list[tu
         connection.close()
 
 
-def wait_rows(path: Path, expected: list[tuple[Any, ...]], deadline_s: float = 20.0, query: str | None = None) -> None:
+def wait_rows(
+    path: Path, expected: list[tuple[Any, ...]], deadline_s: float = START_S, query: str | None = None
+) -> None:
     """Until the table holds exactly these."""
 
     def found() -> bool:

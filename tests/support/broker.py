@@ -25,8 +25,8 @@ from typing import Self
 
 from support.waiting import wait_for
 
-_START_S = 10.0
-_STOP_S = 10.0
+_START_S = 30.0
+_STOP_S = 30.0
 _START_ATTEMPTS = 3
 
 

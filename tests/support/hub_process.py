@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from support.protocol import chosen_protocol
-from support.waiting import wait_for, wait_for_async
+from support.waiting import PATIENCE_S, wait_for, wait_for_async
 from tidewire_link.mqtt import MqttLink
 from tidewire_link.port import Connected, Received
 from tidewire_link.settings import LinkSettings
@@ -36,6 +36,10 @@ READINGS = TableShape(
 )
 
 
+START_S = 60.0
+"""Imports alone take seconds on a machine that does other things as well."""
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
@@ -47,7 +51,7 @@ def tidewire_hub(*arguments: str | Path, environ: dict[str, str] | None = None) 
         [sys.executable, "-m", "tidewire_hub", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         env={**os.environ, **(environ or {})},
     )
@@ -81,14 +85,16 @@ class HubProcess:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def start(self, *, ready: bool = True) -> Self:
+        """Start it, and wait until it is ready, or else until it answers."""
         self.launch()
-        if ready:
-            wait_for(lambda: self.ready() or self.process.poll() is not None, 20, what="the hub is ready")
-            assert self.ready(), self.log
-        else:
-            wait_for(
-                lambda: self.http("healthz") is not None or self.process.poll() is not None, 20, what="the hub lives"
-            )
+        there = self.ready if ready else self.alive
+        try:
+            wait_for(lambda: there() or self.process.poll() is not None, START_S, what="the hub answers")
+            assert there(), self.log
+        except BaseException as error:
+            error.add_note(f"--- log of the hub ---\n{self.log[-3000:]}")
+            self._end()
+            raise
         return self
 
     def http(self, path: str) -> tuple[int, Any] | None:
@@ -105,15 +111,18 @@ class HubProcess:
         answer = self.http("readyz")
         return answer is not None and answer[0] == 200
 
+    def alive(self) -> bool:
+        return self.http("healthz") is not None
+
     def terminate(self) -> int:
         """SIGTERM; the exit code."""
         self.process.terminate()
-        return self.process.wait(10)
+        return self.process.wait(PATIENCE_S)
 
     def kill(self) -> None:
         """SIGKILL."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(PATIENCE_S)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -121,6 +130,9 @@ class HubProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
@@ -152,7 +164,7 @@ class HandMadeDevice:
     async def __aenter__(self) -> Self:
         await self._link.open()
         self._task = asyncio.create_task(self._listen())
-        await asyncio.wait_for(self.subscribed.wait(), 10)
+        await asyncio.wait_for(self.subscribed.wait(), PATIENCE_S)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -279,5 +291,5 @@ class HandMadeDevice:
         heads: list[Head] = self.of(Head)
         return heads[-1]
 
-    async def until_acked(self, batch: int, deadline_s: float = 10) -> None:
+    async def until_acked(self, batch: int, deadline_s: float = PATIENCE_S) -> None:
         await wait_for_async(lambda: self.acked >= batch, deadline_s, what=f"an ack of batch {batch}")

@@ -160,7 +160,7 @@ def test_each_worker_thread_may_have_an_object_of_its_own(path: Path) -> None:
     def worker(name: str) -> list[object]:
         with DataSync(path) as sync:
             sync.update(f"worker/{name}", {"name": name, "state": "ready"})
-            met.wait(10)
+            met.wait(30)
             return [sync.get(key) for key in sync.keys("worker/")]
 
     with ThreadPoolExecutor(4) as pool:
@@ -262,11 +262,11 @@ def test_closing_waits_for_the_operation_of_another_thread(path: Path) -> None:
         with sync.transaction() as connection:
             connection.execute("INSERT INTO tidewire_kv VALUES ('k', '1')")
             inside.set()
-            assert go_on.wait(10)
+            assert go_on.wait(30)
 
     with ThreadPoolExecutor(2) as pool:
         writing = pool.submit(write)
-        assert inside.wait(10)
+        assert inside.wait(30)
         closed = pool.submit(sync.close)
         assert not closed.done()
         go_on.set()
@@ -351,7 +351,7 @@ def test_an_object_of_the_parent_is_refused_in_a_forked_child(sync: DataSync) ->
     process = context.Process(target=child, args=(results,))
     process.start()
     assert f"opened by process {os.getpid()}" in results.get()
-    process.join(10)
+    process.join(30)
     sync.update("k", 1)
 
 

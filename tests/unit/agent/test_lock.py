@@ -143,7 +143,7 @@ def test_an_agent_that_was_killed_is_told_as_not_running(database: Path) -> None
         with pytest.raises(AlreadyRunning):
             AgentLock.acquire(database)
         process.kill()
-        process.wait(10)
+        process.wait(30)
     wait_for(lambda: (told := read_status(database)) is not None and told.state == "not_running")
     AgentLock.acquire(database).release()
 

@@ -69,12 +69,14 @@ async def watching(
 async def test_a_commit_is_noticed_within_50_ms(tmp_path: Path, mode: WatchMode) -> None:
     app = make_database(tmp_path / "a.db")
     async with watching(tmp_path / "a.db", mode) as noticed:
+        took: list[float] = []
         for _ in range(20):
             app.execute("INSERT INTO t VALUES (1)")
             committed = time.monotonic()
             noticed.at.clear()
             await wait_for_async(lambda: noticed.at, what="the commit is noticed", every_s=0.001)
-            assert noticed.at[0] - committed < NOTICED_S
+            took.append(noticed.at[0] - committed)
+        assert sorted(took)[5] < NOTICED_S, took  # whatever else the machine does only adds time
     app.close()
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from support.waiting import PATIENCE_S
 from tidewire_link.errors import CredentialsRefused, PayloadTooLarge, SubscriptionDenied, TakenOver
 from tidewire_link.memory import InMemoryBroker, InMemoryLink, matches
 from tidewire_link.port import Connected, Disconnected, Event, Received
@@ -36,7 +37,7 @@ def make(links: list[InMemoryLink], broker: InMemoryBroker, client_id: str = "a"
 
 
 async def expect(link: InMemoryLink, kind: type[E]) -> E:
-    event = await asyncio.wait_for(link.next_event(), 5)
+    event = await asyncio.wait_for(link.next_event(), PATIENCE_S)
     assert isinstance(event, kind), event
     return event
 
