@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from support.broker import Mosquitto
-from support.hub_process import START_S, HandMadeDevice, HubProcess, free_port, tidewire_hub
+from support.hub_process import START_S, HandMadeDevice, HubProcess, tidewire_hub
+from support.ports import free_port
 from support.waiting import PATIENCE_S, quickest, wait_for, wait_for_async
 from tidewire_link.command_line import ExitCode
 from tidewire_schemas.messages import HubState

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.ports import free_port
 from support.waiting import wait_for
 
 _START_S = 30.0
@@ -78,8 +79,8 @@ class Mosquitto:
         self.config = list(config)
         self.log_messages = log_messages
         self._port_is_fixed = port is not None
-        self.port = port or _free_port()
-        self.websockets_port = _free_port() if websockets else None
+        self.port = port or free_port()
+        self.websockets_port = free_port() if websockets else None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -125,8 +126,8 @@ class Mosquitto:
                 return
             if attempt == _START_ATTEMPTS or self._port_is_fixed:
                 break
-            self.port = _free_port()  # somebody took it between our look and Mosquitto's bind
-            self.websockets_port = self.websockets_port and _free_port()
+            self.port = free_port()  # a program that has nothing to do with the tests took it
+            self.websockets_port = self.websockets_port and free_port()
         raise RuntimeError(f"mosquitto did not start:\n{self.log[-2000:]}")
 
     def stop(self) -> None:
@@ -243,13 +244,6 @@ def _password_file(passwords: Mapping[str, str]) -> str:
         key = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, 101)
         lines.append(f"{user}:$7$101${base64.b64encode(salt).decode()}${base64.b64encode(key).decode()}\n")
     return "".join(lines)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _accepts(port: int) -> bool:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -15,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from support.ports import free_port
 from support.protocol import chosen_protocol
 from support.waiting import PATIENCE_S, wait_for, wait_for_async
 from tidewire_link.mqtt import MqttLink
@@ -38,11 +38,6 @@ READINGS = TableShape(
 
 START_S = 60.0
 """Imports alone take seconds on a machine that does other things as well."""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 def tidewire_hub(*arguments: str | Path, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
