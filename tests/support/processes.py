@@ -17,7 +17,7 @@ from support.hub_process import HubProcess, tidewire_hub
 from support.waiting import wait_for
 from tidewire_agent.store.edge_store import EdgeStore
 
-REST_S = 60.0
+REST_S = 120.0
 """Far above what any test here takes: only a fault reaches it."""
 
 
@@ -108,7 +108,11 @@ class Site:
     def __enter__(self) -> Self:
         self.broker.start()
         self.hub = HubProcess(self.folder / "hub", self.broker.url, *self._hub_options, log=self.folder / "hub.log")
-        self.hub.start()
+        try:
+            self.hub.start()
+        except BaseException:
+            self.broker.stop()
+            raise
         return self
 
     def __exit__(
