@@ -39,6 +39,8 @@ class Standing(NamedTuple):
     """Whether its checkpoint is an entry of this log, or the start of it."""
     accepted: ChainPoint | None
     recent: tuple[ChainPoint, ...]
+    parent_known: bool = True
+    """Whether the log holds what the first batch of this incarnation follows, where it follows anything."""
 
 
 class EntriesRead(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from tidewire_hub.catalogue import Table
 from tidewire_hub.resolve_ops import RowOp
 from tidewire_hub.resolve_rows import with_values
-from tidewire_hub.resolve_view import Cells, Row, RowId, View, Writer, same
+from tidewire_hub.resolve_view import Cells, Life, Row, RowId, View, Writer, same
 from tidewire_schemas.values import WireValue
 
 
@@ -32,6 +32,8 @@ class Effects:
 
     writer: Writer
     """The entry's seq and device."""
+    life: Life
+    """Whose the entry is, and what that one knew."""
     rows: dict[RowId, Row] = field(default_factory=dict)
     tables: dict[int, Table] = field(default_factory=dict)
     overwritten: list[Overwritten] = field(default_factory=list)
@@ -61,7 +63,7 @@ class Effects:
         return Row(None, row.born, self.writer)
 
     def _unseen(self, by: Writer, op: RowOp) -> bool:
-        return by.concurrent_to(self.writer.life, op.base)
+        return by.concurrent_to(self.life, op.base)
 
     def _note_overwritten(self, op: RowOp, table: Table, row: Row, cells: Cells) -> None:
         """Note the values of others that the op's writer had not seen, where they differ from what it writes."""
@@ -80,9 +82,9 @@ class Effects:
         self.overwritten.append(Overwritten(table, [cells.get(name) for name in table.key], loser, lost))
 
 
-def effects_of(accepted: Iterable[RowOp], writer: Writer, view: View) -> Effects:
-    """The effects of an entry's changes (in phases); `writer` is the entry's seq and device."""
-    effects = Effects(writer)
+def effects_of(accepted: Iterable[RowOp], seq: int, life: Life, view: View) -> Effects:
+    """The effects of an entry's changes (in phases); `life` is whose entry it is."""
+    effects = Effects(Writer(seq, life.name), life)
     for op in accepted:
         if op.table is None:
             continue

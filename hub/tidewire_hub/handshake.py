@@ -58,6 +58,7 @@ def welcome(
         oldest=oldest,
         checkpoint="on_log" if standing.on_log else "off_log",
         accepted=standing.accepted,
+        parent="known" if standing.parent_known else "unknown",
         recent=_useful(hello.last_sealed, standing.accepted, standing.recent),
         table_problems=standing.table_problems,
         payload_bytes_max=payload_bytes_max,
@@ -69,7 +70,9 @@ def _useful(
     sealed: LastSealed | None, accepted: ChainPoint | None, recent: Sequence[ChainPoint]
 ) -> tuple[ChainPoint, ...]:
     """The points by which a device can find where its chain and ours part."""
-    if sealed is None or accepted is None or (sealed.batch, sealed.digest) == (accepted.batch, accepted.digest):
+    if accepted is None:
+        return tuple(recent)
+    if sealed is None or (sealed.batch, sealed.digest) == (accepted.batch, accepted.digest):
         return ()
     if sealed.batch > accepted.batch:
         return tuple(recent[:RECENT_MAX])

@@ -18,7 +18,7 @@ from tidewire_hub.resolve_ops import NO_ROW, RowOp, read_ops, refuse_repeated
 from tidewire_hub.resolve_rows import in_phases, judge_rows
 from tidewire_hub.resolve_together import refuse_referencing, refuse_tied
 from tidewire_hub.resolve_unique import refuse_clashes
-from tidewire_hub.resolve_view import View
+from tidewire_hub.resolve_view import Life, View
 from tidewire_schemas.messages import Run
 
 ROUNDS_MAX: Final = 16
@@ -45,8 +45,8 @@ class Resolution:
         return [op for op in self.ops if op.reason is not None]
 
 
-def resolve(runs: Sequence[Run], life: str, catalogue: Catalogue, view: View) -> Resolution:
-    """Judge a batch of one life of a device (`resolve_view.life_of`) against the state."""
+def resolve(runs: Sequence[Run], life: Life, catalogue: Catalogue, view: View) -> Resolution:
+    """Judge a batch of one life of a device against the state."""
     ops = read_ops(runs, catalogue)
     phased = in_phases(ops)
     rows = {op.id for op in ops}

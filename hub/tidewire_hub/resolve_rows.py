@@ -1,7 +1,7 @@
 """Judging single rows against the state: births, cells, tombstones. Pure.
 
 A write is concurrent when someone else wrote the same thing after the write's base. One's own writes never are; another
-life of the same device's database is someone else.
+life of the same device's database is someone else from where the two parted.
 What a row may do depends on what it meets; what the batch did to the row before (its deletes come first) is its own.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tidewire_hub.resolve_ops import RowOp
-from tidewire_hub.resolve_view import Cells, Row, RowId, View, same
+from tidewire_hub.resolve_view import Cells, Life, Row, RowId, View, same
 
 
 class EndState:
@@ -49,7 +49,7 @@ def in_phases(ops: Sequence[RowOp]) -> list[RowOp]:
     return deletes + [op for op in ops if op.run.op != "delete"]
 
 
-def judge_rows(ops: Sequence[RowOp], life: str, view: View) -> EndState:
+def judge_rows(ops: Sequence[RowOp], life: Life, view: View) -> EndState:
     """Refuse the rows that may not do what they want; the end state of the others.
 
     `ops` in phases. Rows that were refused before stay refused; the verdicts of others are made anew, as what they meet
@@ -64,7 +64,7 @@ def judge_rows(ops: Sequence[RowOp], life: str, view: View) -> EndState:
     return end
 
 
-def _judge_put(op: RowOp, life: str, end: EndState) -> None:
+def _judge_put(op: RowOp, life: Life, end: EndState) -> None:
     row = None if op.id in end.touched else end.before(op.id)
     if (
         row is not None
@@ -92,7 +92,7 @@ def _complete(op: RowOp, cells: Cells | None) -> None:
         op.does = "set"
 
 
-def _judge_set(op: RowOp, life: str, end: EndState) -> None:
+def _judge_set(op: RowOp, life: Life, end: EndState) -> None:
     cells = end.cells(op.id)
     if cells is None:
         op.refuse("row_absent")
@@ -102,14 +102,14 @@ def _judge_set(op: RowOp, life: str, end: EndState) -> None:
     end.touched[op.id] = with_values(cells, op)
 
 
-def _judge_delete(op: RowOp, life: str, end: EndState) -> None:
+def _judge_delete(op: RowOp, life: Life, end: EndState) -> None:
     if end.cells(op.id) is None:
         op.nothing = True
     elif not _reborn(op, life, end):
         end.touched[op.id] = None
 
 
-def _judge_seed(op: RowOp, life: str, end: EndState) -> None:
+def _judge_seed(op: RowOp, life: Life, end: EndState) -> None:
     cells = end.cells(op.id)
     if cells is not None and all(same(value, cells.get(name)) for name, value in op.values.items()):
         op.nothing = True
@@ -122,7 +122,7 @@ def _judge_seed(op: RowOp, life: str, end: EndState) -> None:
         end.touched[op.id] = op.cells()
 
 
-def _reborn(op: RowOp, life: str, end: EndState) -> bool:
+def _reborn(op: RowOp, life: Life, end: EndState) -> bool:
     """Refuse an op on a row that someone else made anew after the op's base."""
     row = None if op.id in end.touched else end.before(op.id)
     if row is None or not row.born.concurrent_to(life, op.base):

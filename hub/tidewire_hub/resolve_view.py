@@ -20,10 +20,19 @@ RowId: TypeAlias = tuple[int, bytes]
 def life_of(device: str, incarnation: str) -> str:
     """One life of a device's database, as one text.
 
-    A restored or cloned database goes on under a new incarnation, and has not seen what the other life wrote: to each
-    other they are strangers.
+    A restored or cloned database goes on under a new incarnation, and has not seen what the other life wrote since they
+    parted: from there on they are strangers to each other (`Life`).
     """
     return f"{device}/{incarnation}"
+
+
+class Life(NamedTuple):
+    """One life of a device's database, and what earlier lives wrote that is its own as well."""
+
+    name: str
+    """As `life_of` gives it."""
+    known: Mapping[str, int] = {}
+    """Lives that it goes on from, each with the last entry before they parted."""
 
 
 class Writer(NamedTuple):
@@ -38,9 +47,9 @@ class Writer(NamedTuple):
         """The device's name."""
         return self.life.partition("/")[0]
 
-    def concurrent_to(self, life: str, base: int) -> bool:
+    def concurrent_to(self, life: Life, base: int) -> bool:
         """Whether this is a write that `life`, having applied entries up to `base`, had not seen."""
-        return self.seq > base and self.life != life
+        return self.seq > base and self.life != life.name and self.seq > life.known.get(self.life, 0)
 
 
 @dataclass(slots=True)

@@ -14,13 +14,12 @@ from tidewire_hub.effects import effects_of
 from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.refusals import lost_by, refusals_of
 from tidewire_hub.resolve import resolve
-from tidewire_hub.resolve_view import Writer, life_of
 from tidewire_hub.state.plain import plain_runs
 from tidewire_hub.state.store import Folded, State
 from tidewire_schemas.codec import ParsedBatch, encode_entry, encode_runs, parse_batch
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import DatabaseError, MessageError
-from tidewire_schemas.messages import Batch
+from tidewire_schemas.messages import Batch, Parent
 from tidewire_schemas.positions import Epoch, Position, Seq
 
 
@@ -93,7 +92,8 @@ class Sequencer:
             batch,
             digest,
             newest[0] if newest else None,
-            lambda number: chains.at(item.device, batch.incarnation, number),
+            point_at=lambda number: chains.at(item.device, batch.incarnation, number),
+            parent_of=lambda parent: chains.find(item.device, parent),
         )
         if isinstance(place, Again):
             point = place.point
@@ -102,7 +102,7 @@ class Sequencer:
         if isinstance(place, Resend | Fork):
             return _misplaced(item.device, batch, place)
         try:
-            self._sequence(item.device, parsed, digest)
+            self._sequence(item.device, parsed, digest, place.parent)
         except (DatabaseError, sqlite3.OperationalError, MemoryError):
             raise  # the machine's fault, not the batch's
         except EntryTooLarge as error:
@@ -114,7 +114,7 @@ class Sequencer:
             raise Poisoned(index, _broken(item.device, batch, error)) from error
         return None
 
-    def _sequence(self, device: str, parsed: ParsedBatch, digest: str) -> None:
+    def _sequence(self, device: str, parsed: ParsedBatch, digest: str, parent: Parent | None) -> None:
         """Give a batch the next number, and fold it."""
         batch = parsed.batch
         entry = Folded(
@@ -124,7 +124,9 @@ class Sequencer:
             batch=batch.batch,
             digest=digest,
             at=self._at_ms,
+            parent=parent,
         )
+        self._state.meet(entry)
         plain = plain_runs(batch.changes, self._state.catalogue)
         if plain is not None and self._state.take_plain(plain, entry):
             self._add(entry, b"[]", parsed.changes_json, b"")
@@ -136,9 +138,9 @@ class Sequencer:
 
     def _resolve(self, entry: Folded, parsed: ParsedBatch) -> None:
         view = self._state.view()
-        life = life_of(entry.device, entry.incarnation)
+        life = self._state.lives.of(entry.device, entry.incarnation)
         resolution = resolve(parsed.batch.changes, life, self._state.catalogue, view)
-        effects = effects_of(resolution.accepted, Writer(entry.position.seq, life), view)
+        effects = effects_of(resolution.accepted, entry.position.seq, life, view)
         refused = refusals_of(resolution.refused, effects, view)
         lost = lost_by(resolution.refused)
         changes = parsed.changes_json if resolution.changes is None else encode_runs(resolution.changes)
@@ -157,6 +159,7 @@ class Sequencer:
             at=entry.at,
             refused_json=refused_json,
             changes_json=changes_json,
+            parent=entry.parent,
         )
         if len(data) > self._entry_bytes_max:
             raise EntryTooLarge(size=len(data), limit=self._entry_bytes_max)

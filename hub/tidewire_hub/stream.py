@@ -30,7 +30,7 @@ from tidewire_hub.state.chains import DeviceChain
 from tidewire_hub.state.conflicts import Conflict
 from tidewire_hub.state.store import Limits, State
 from tidewire_schemas.errors import DatabaseError
-from tidewire_schemas.messages import ChainPoint, Entry, TableProblem
+from tidewire_schemas.messages import ChainPoint, Entry, Parent, TableProblem
 from tidewire_schemas.positions import START, Epoch, Position, Seq
 from tidewire_schemas.shapes import TableShape
 
@@ -219,6 +219,18 @@ class Stream:
         self._ready()
         with self._state_errors():
             return self._state.chains.newest(device, incarnation, count)
+
+    def parent(self, device: str, digest: str) -> Parent | None:
+        """The batch of one of the device's incarnations that has this digest, as far as it is remembered."""
+        self._ready()
+        with self._state_errors():
+            return self._state.chains.find(device, digest)
+
+    def recent_of_all(self, device: str, count: int) -> list[ChainPoint]:
+        """Up to `count` of its newest batches of all incarnations, the latest in the log first."""
+        self._ready()
+        with self._state_errors():
+            return self._state.chains.newest_of_all(device, count)
 
     def declare(self, device: str, shapes: Sequence[TableShape]) -> list[TableProblem]:
         """Merge the tables a device declares into the catalogue, durably; what of them cannot be taken, and why.

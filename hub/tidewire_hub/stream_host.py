@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from secrets import randbits
 from typing import Self
 
+from tidewire_hub import handshake
 from tidewire_hub.actions import EntriesRead, Greet, QueuedBatch, ReadPage, Standing
 from tidewire_hub.layout import DataDirectory
 from tidewire_hub.log.sqlite import SqliteLog
@@ -98,11 +99,16 @@ class StreamHost:
         sealed = hello.last_sealed
         parted = accepted and sealed and (accepted.batch, accepted.digest) != (sealed.batch, sealed.digest)
         recent = self.stream.recent(device, hello.incarnation, self._settings.chain_points_max) if parted else ()
+        begins = accepted is None and hello.parent is not None
+        parent_known = not begins or self.stream.parent(device, hello.parent or "") is not None
+        if not parent_known:
+            recent = self.stream.recent_of_all(device, handshake.RECENT_MAX)
         return Standing(
             table_problems=tuple(self.stream.declare(device, hello.tables)),
             on_log=self.stream.checkpoint_known(hello.position),
             accepted=accepted,
             recent=tuple(recent),
+            parent_known=parent_known,
         )
 
     def read(self, page: ReadPage) -> EntriesRead:

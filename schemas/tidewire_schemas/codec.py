@@ -18,7 +18,7 @@ from pydantic_core import to_json
 from tidewire_schemas.base import VERSION, Message
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import MalformedMessage, MessageError, MessageTooLarge, UnsupportedVersion
-from tidewire_schemas.messages import ON_TOPIC, Batch, Run
+from tidewire_schemas.messages import ON_TOPIC, Batch, Parent, Run
 from tidewire_schemas.positions import Position
 from tidewire_schemas.topics import Kind
 from tidewire_schemas.values import WireRow
@@ -169,11 +169,13 @@ def encode_entry(
     at: int,
     refused_json: bytes,
     changes_json: bytes,
+    parent: Parent | None = None,
 ) -> bytes:
     """A log entry around its encoded refusals and changes."""
+    more = b"" if parent is None else b'"parent":%s,' % encode(parent)
     return (
         b'{"seq":%d,"epoch":%d,"device":"%s","incarnation":"%s","batch":%d,"digest":"%s","at":%d,'
-        b'"refused":%s,"changes":%s}'
+        b'%s"refused":%s,"changes":%s}'
         % (
             seq,
             epoch,
@@ -182,6 +184,7 @@ def encode_entry(
             batch,
             digest.encode(),
             at,
+            more,
             refused_json,
             changes_json,
         )

@@ -83,7 +83,8 @@ class Batch(Message):
     incarnation: Id
     batch: Ordinal
     prev_digest: Id
-    """Digest of the bytes of the batch before; 32 zeros for the first."""
+    """Digest of the bytes of the batch before. For the first of an incarnation: of the batch, in the log, of an earlier
+    incarnation of this device, after which this one goes its own way; 32 zeros where there is none."""
     sealed_at: Millis
     """Milliseconds since 1970 by the device's clock: for people only."""
     changes: Annotated[list[Run], FailFast()]
@@ -120,6 +121,14 @@ class Refusal(Component):
         return self
 
 
+class Parent(Component):
+    """Where an incarnation of a device's database began: what the device wrote up to there is its own."""
+
+    incarnation: Id
+    batch: Ordinal
+    seq: Ordinal
+
+
 class Entry(Component):
     """A batch as resolved, with its place in the log."""
 
@@ -132,6 +141,8 @@ class Entry(Component):
     """Digest of the batch's bytes as the device sent them."""
     at: Millis
     """Milliseconds since 1970 by the hub's clock: for people only."""
+    parent: Parent | None = None
+    """In the first entry of an incarnation that goes on from another one: which, and from where."""
     refused: Annotated[list[Refusal], FailFast()]
     changes: Annotated[list[Run], FailFast()]
 
@@ -172,6 +183,8 @@ class Hello(Message):
     epoch: Count
     """The highest epoch it has heard of."""
     last_sealed: LastSealed | None
+    parent: Id | None = None
+    """The digest that the first batch of this incarnation follows; None where it follows none."""
     oldest_kept: Count
     """The lowest batch number it can still send again; 0 when it keeps none."""
     tables: Annotated[tuple[TableShape, ...], FailFast()]
@@ -244,6 +257,8 @@ class Welcome(Message):
     """The device is so far behind that a snapshot costs less than replay."""
     accepted: ChainPoint | None
     """The newest batch of this incarnation in the log: the device goes on with the one after."""
+    parent: Literal["known", "unknown"] = "known"
+    """Whether the log holds the batch that the first one of this incarnation follows, where it follows one."""
     recent: tuple[ChainPoint, ...] = ()
     """More of them, newest first, when the chains differ: the device finds the last common one."""
     table_problems: tuple[TableProblem, ...] = ()

@@ -123,9 +123,12 @@ class RandomWork:
             edge.store.detach_table(table)
             edge.attach(table)
             self._fleet.hello(edge)
-        elif chance < 0.535:
+        elif chance < 0.54:
             accepted = self._fleet.stream.accepted(edge.device, edge.store.incarnation)
-            edge.store.renumber(accepted.batch if accepted else 0)
+            if accepted and edge.store.digest_of(accepted.batch) == accepted.digest:
+                edge.store.renumber(accepted.batch, accepted.digest)
+        elif chance < 0.545 and len(self._fleet.edges) < 5:
+            self._fleet.clone(edge, f"copy{len(self._fleet.edges)}")
 
     def _restart(self, edge: Edge) -> None:
         edge.store.close()

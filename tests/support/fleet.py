@@ -11,11 +11,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tidewire_agent.runtime import filework
+from tidewire_agent.session.chain import parted
 from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
+from tidewire_hub import handshake
+from tidewire_hub.actions import Greet
 from tidewire_hub.log.memory import MemoryLog
+from tidewire_hub.settings import HubSettings
 from tidewire_hub.stream import Commit, Incoming, Stream
+from tidewire_hub.stream_host import StreamHost
 from tidewire_schemas.codec import encode_page, parse
-from tidewire_schemas.messages import Page
+from tidewire_schemas.messages import Page, Welcome
 from tidewire_schemas.positions import Position, Seq
 
 NOW_MS = 1_795_390_000_000
@@ -30,6 +36,7 @@ class Edge:
     ) -> None:
         self.path = path
         self.device = device
+        self.settings = settings
         self.app = sqlite3.connect(path, isolation_level=None, timeout=5)
         self.app.execute("PRAGMA foreign_keys = ON")
         self.store = EdgeStore.open(path, device=device, settings=settings)
@@ -100,22 +107,60 @@ class Fleet:
         return edge
 
     def hello(self, edge: Edge) -> None:
-        """The handshake: shapes up, log and head down."""
-        problems = self.stream.declare(edge.device, edge.store.tell_shapes())
-        assert not problems, problems
-        edge.store.follow(self.stream.log_id, self.stream.epoch, self.stream.head)
+        """The handshake: shapes and chain up, log and head down; an edge whose chain has parted gets new numbers."""
+        for _attempt in range(3):
+            welcome = self.welcome(edge)
+            assert not welcome.table_problems, welcome.table_problems
+            points = [*((welcome.accepted,) if welcome.accepted else ()), *welcome.recent]
+            sealed = edge.store.last_sealed
+            fork = parted(welcome, filework.digests_of(edge.store, points), sealed.batch if sealed else 0)
+            if fork is None:
+                edge.store.follow(welcome.log, welcome.epoch, welcome.head)
+                return
+            edge.store.renumber(fork.after, fork.digest)
+        raise AssertionError("the handshake comes to no end")
+
+    def welcome(self, edge: Edge) -> Welcome:
+        """What the hub answers to an edge."""
+        hello = filework.hello(edge.store, "b" * 32)
+        host = StreamHost(self.stream, HubSettings.model_validate({"data": self.folder}))
+        return handshake.welcome(
+            hello,
+            host.greet(Greet(edge.device, hello)),
+            log=self.stream.log_id,
+            epoch=self.stream.epoch,
+            head=self.stream.head,
+            oldest=self.stream.oldest,
+            payload_bytes_max=PAGE_BYTES_MAX,
+            batch_bytes_max=2**24,
+        )
+
+    def clone(self, edge: Edge, name: str) -> Edge:
+        """A copy of a device's file, as of a cloned card, that goes on under the same device name."""
+        path = self.folder / f"{name}.db"
+        with sqlite3.connect(path) as copy:
+            edge.app.backup(copy)
+        copy.close()
+        made = Edge(path, edge.device, settings=edge.settings)
+        self.edges.append(made)
+        return made
 
     def push(self, edge: Edge) -> Commit:
         """Seal, and bring all that the log does not have into it."""
         if edge.store.refresh():
             self.hello(edge)
+        if any(other is not edge and other.device == edge.device for other in self.edges):
+            self.hello(edge)
         edge.seal()
-        accepted = self.stream.accepted(edge.device, edge.store.incarnation)
-        batches = edge.store.outbox(accepted.batch if accepted else 0, count_max=100_000, bytes_max=2**40)
-        commit = self.stream.sequence([Incoming(edge.device, batch.payload) for batch in batches], NOW_MS)
+        commit = self._sequence(edge)
         assert not commit.problems, commit.problems
         self.commits.append(commit)
         return commit
+
+    def _sequence(self, edge: Edge) -> Commit:
+        accepted = self.stream.accepted(edge.device, edge.store.incarnation)
+        batches = edge.store.outbox(accepted.batch if accepted else 0, count_max=100_000, bytes_max=2**40)
+        return self.stream.sequence([Incoming(edge.device, batch.payload) for batch in batches], NOW_MS)
 
     def pull(self, edge: Edge, *, until: int | None = None) -> None:
         """Apply what the log has, up to an entry; nothing while a snapshot of all tables is being loaded."""

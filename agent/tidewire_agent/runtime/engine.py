@@ -210,7 +210,7 @@ class Engine:
         message, size = received
         if isinstance(message, Welcome):
             points = [*((message.accepted,) if message.accepted else ()), *message.recent]
-            ours = await self._database.run(filework.digests_of, [point.batch for point in points])
+            ours = await self._database.run(filework.digests_of, points)
             self._perform(self.session.welcomed(message, ours, self._loop.time()))
         else:
             self._perform(self.session.received(message, size, self._loop.time(), random.random()))
@@ -310,9 +310,10 @@ class Engine:
                     await self._patiently(partial(self._database.run, EdgeStore.fresh_answered, nonce, head))
                     if self.session.fresh_waits:
                         self.wake()
-                case Renumber(after):
-                    _log.warning("this database and the hub agree up to batch %d; what follows gets new numbers", after)
-                    await self._patiently(partial(self._database.run, EdgeStore.renumber, after))
+                case Renumber(after, digest):
+                    common = "no batch" if after is None else f"batch {after} and those before it"
+                    _log.warning("this database and the hub have %s in common; what follows gets new numbers", common)
+                    await self._patiently(partial(self._database.run, EdgeStore.renumber, after, digest))
                     await self._reintroduce()
             self._on_change(False)
 

@@ -11,7 +11,7 @@ from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
 from tidewire_agent.store.seal import SealOutcome
 from tidewire_schemas.errors import SequenceGap
-from tidewire_schemas.messages import Hello, Page
+from tidewire_schemas.messages import ChainPoint, Hello, Page
 
 
 class Sealed(NamedTuple):
@@ -76,17 +76,14 @@ def outbox(store: EdgeStore, after: int, sealed: int, count_max: int, bytes_max:
     return [batch for batch in found if batch.batch <= sealed]
 
 
-def digests_of(store: EdgeStore, batches: Sequence[int]) -> dict[int, str]:
-    """Our digests of these batches, as far as we know them still."""
-    found: dict[int, str] = {}
+def digests_of(store: EdgeStore, points: Sequence[ChainPoint]) -> dict[int, str]:
+    """Our digests, as far as we know them, of the batches with the numbers or with the digests of these points."""
+    found = store.numbers_of([point.digest for point in points])
     last = store.last_sealed
-    for number in batches:
-        if last is not None and number == last.batch:
-            found[number] = last.digest
-            continue
-        digest = store.digest_of(number)
+    for point in points:
+        digest = last.digest if last is not None and point.batch == last.batch else store.digest_of(point.batch)
         if digest is not None:
-            found[number] = digest
+            found[point.batch] = digest
     return found
 
 
@@ -99,6 +96,7 @@ def hello(store: EdgeStore, boot: str) -> Hello:
         position=store.checkpoint,
         epoch=store.epoch,
         last_sealed=store.last_sealed,
+        parent=store.parent,
         oldest_kept=store.oldest_kept,
         tables=store.tell_shapes(),
     )

@@ -82,9 +82,10 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Renumber:
-    """Make a new incarnation: batch `after` is the last that device and hub have in common. Then say `renumbered`."""
+    """Make a new incarnation, which goes on after batch `after`; then say `reintroduce`. See `chain.Parted`."""
 
-    after: int
+    after: int | None
+    digest: str | None
 
 
 @dataclass(frozen=True, slots=True)

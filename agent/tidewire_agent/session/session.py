@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
 
+from tidewire_agent.session.chain import parted
 from tidewire_agent.session.complaints import NO_ACK, NO_LIVE_PAGES, NO_PAGES, NO_WELCOME
 from tidewire_agent.session.effects import (
     AnswerFresh,
@@ -235,7 +236,7 @@ class Session:
     # ── inputs: the hub ───────────────────────────────────────────────────────────────────────────────────────────
 
     def welcomed(self, welcome: Welcome, ours: Mapping[int, str], now: float) -> list[Effect]:
-        """A `Welcome` came; `ours` holds our digests of the batches it names, as far as we still have them."""
+        """A `Welcome` came; `ours` holds our digests of the batches it names (see `chain.parted`)."""
         if self.state not in ASKING or self._hellos == 0 or self._renumbering or not self._is_mine(welcome):
             return self._out()
         if welcome.epoch < self._epoch:
@@ -253,10 +254,10 @@ class Session:
                 f"the hub's log does not hold this device's checkpoint {tuple(self._position)}",
                 "the hub has lost the end of its log: restore its newest backup",
             )
-        elif (common := _last_common(welcome, ours, self._sealed)) is not None:
+        elif (fork := parted(welcome, ours, self._sealed)) is not None:
             self._renumbering = True
             self._hello_at = inf
-            self._effects.append(Renumber(common))
+            self._effects.append(Renumber(fork.after, fork.digest))
         else:
             self._follow(welcome, now)
         return self._out()
@@ -632,17 +633,3 @@ class Session:
     def _out(self) -> list[Effect]:
         effects, self._effects = self._effects, []
         return effects
-
-
-def _last_common(welcome: Welcome, ours: Mapping[int, str], sealed: int) -> int | None:
-    """The newest batch that both sides hold alike, if the chains have parted; None if they have not.
-
-    A batch that we no longer keep is taken to be alike: the hub checks the next one's `prev_digest`.
-    """
-    accepted = welcome.accepted
-    if accepted is None:
-        return None
-    if accepted.batch <= sealed and ours.get(accepted.batch, accepted.digest) == accepted.digest:
-        return None
-    points = (accepted, *welcome.recent)
-    return max((point.batch for point in points if ours.get(point.batch) == point.digest), default=0)

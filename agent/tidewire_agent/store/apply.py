@@ -142,8 +142,8 @@ class Applier:
                     self._rows.look_at_pending()
                     for entry in piece:
                         own = self._apply_entry(entry)
-                        released = own or released
-                        refused += len(entry.refused) if own else 0
+                        released = released if own is None else own
+                        refused += 0 if own is None else len(entry.refused)
                     self._rows.retry_parked()
                     self._move_to(piece[-1].position, released)
             except BaseException:
@@ -189,12 +189,12 @@ class Applier:
 
     def _brings_nothing(self, entry: Entry) -> bool:
         """Whether an entry does no more than release a batch, as all of it is here."""
+        number = self._own_number(entry)
         return (
-            self._is_own(entry)
-            and entry.seq > self._meta.checkpoint.seq
-            and entry.batch > self._outbox.released
-            and entry.digest == self._outbox.digest_of(entry.batch)
-            and all(synced.attached.first_batch <= entry.batch for synced in self._catalogue)
+            number is not None
+            and number > self._outbox.released
+            and entry.digest == self._outbox.digest_of(number)
+            and all(synced.attached.first_batch <= number for synced in self._catalogue)
         )
 
     # ── which entries ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,8 +211,11 @@ class Applier:
             if entry.seq > here.seq:
                 yield entry
 
-    def _is_own(self, entry: Entry) -> bool:
-        return entry.device == self._meta.text("device") and entry.incarnation == self._meta.text("incarnation")
+    def _own_number(self, entry: Entry) -> int | None:
+        """The number in the outbox of the batch behind a new entry, None where it is somebody else's."""
+        if entry.device != self._meta.text("device") or entry.seq <= self._meta.checkpoint.seq:
+            return None
+        return self._outbox.number_of(entry.incarnation, entry.batch)
 
     def _move_to(self, position: Position, released: int | None) -> None:
         checkpoint = self._meta.checkpoint
@@ -237,22 +240,27 @@ class Applier:
 
     def _apply_entry(self, entry: Entry) -> int | None:
         """Apply one entry; the number of the own batch that it released."""
-        own = entry.seq > self._meta.checkpoint.seq and entry.device == self._meta.text("device")
-        if own and self._is_own(entry):
-            payload = self._outbox.waiting_payload(entry.batch, entry.digest)
+        number = self._own_number(entry)
+        if number is not None:
+            payload = self._outbox.waiting_payload(number, entry.digest)
             if payload is not None:
-                self._release(entry, payload)
-                return entry.batch
-        self._apply_changes(entry, first_batch=0)
+                self._release(entry, number, payload)
+                return number
+        self._apply_changes(entry, first_batch=None)
+        own = entry.seq > self._meta.checkpoint.seq and entry.device == self._meta.text("device")
         if own and entry.refused:
-            self._take_hub_rows(entry, {})
+            self._take_hub_rows(entry, None, {})
         return None
 
-    def _apply_changes(self, entry: Entry, *, first_batch: int) -> None:
-        """Apply an entry's changes to the tables whose `first_batch` is above the given one."""
+    def _apply_changes(self, entry: Entry, *, first_batch: int | None) -> None:
+        """Apply an entry's changes to all tables, or to those whose `first_batch` is above the given one."""
         runs = sorted(entry.changes, key=lambda run: run.op != "delete")
         found = ((self._wanted(run.table, entry.seq), run) for run in runs)
-        wanted = [(s, run) for s, run in found if s is not None and s.attached.first_batch > first_batch]
+        wanted = [
+            (s, run)
+            for s, run in found
+            if s is not None and (first_batch is None or s.attached.first_batch > first_batch)
+        ]
         for synced, run in wanted:
             if not has_key_of(synced, run):
                 self._dead_letters.add(wrong_key_letters(entry, run))
@@ -303,18 +311,23 @@ class Applier:
 
     # ── own entries ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _release(self, entry: Entry, payload: bytes) -> None:
-        self._outbox.release(entry.batch)
-        self._pending.release(entry.batch)
+    def _release(self, entry: Entry, number: int, payload: bytes) -> None:
+        self._outbox.release(number)
+        self._pending.release(number)
         if self._parked.count:
             self._rows.drop_older(entry)
-        self._apply_changes(entry, first_batch=entry.batch)
+        self._apply_changes(entry, first_batch=number)
         if not entry.refused:
             return
-        self._take_hub_rows(entry, batch_cells(payload))
+        self._take_hub_rows(entry, number, batch_cells(payload))
 
-    def _take_hub_rows(self, entry: Entry, mine: dict[tuple[str, str, str], dict[str, WireValue]]) -> None:
-        """Keep this device's versions of refused rows as dead letters, and put the hub's rows in their place."""
+    def _take_hub_rows(
+        self, entry: Entry, number: int | None, mine: dict[tuple[str, str, str], dict[str, WireValue]]
+    ) -> None:
+        """Keep this device's versions of refused rows as dead letters, and put the hub's rows in their place.
+
+        `number` is the batch's in the outbox, None where it is not there.
+        """
         letters = []
         put_back: dict[tuple[int, bytes], RowChange] = {}
         for refusal in entry.refused:
@@ -322,7 +335,7 @@ class Applier:
             key = tuple(decode_row(refusal.key))
             cells = mine.get((fold(refusal.table), refusal.op, json.dumps(refusal.key)), {})
             letters.append(refused_letter(entry, refusal, cells))
-            if synced is None or (self._is_own(entry) and synced.attached.first_batch > entry.batch):
+            if synced is None or (number is not None and synced.attached.first_batch > number):
                 continue  # attached anew since: its rows are offered again
             if refusal.reason not in ("unknown_table", "wrong_key"):
                 change = hub_row(synced, refusal, key, entry.seq)

@@ -308,9 +308,19 @@ class EdgeStore:
         """The highest own batch that the applied log includes."""
         return self._outbox.released
 
+    @property
+    def parent(self) -> str | None:
+        """The digest that the first batch of this incarnation follows, None where it follows none."""
+        return self._outbox.parent
+
     def digest_of(self, batch: int) -> str | None:
         """The digest of a batch in the outbox."""
         return self._outbox.digest_of(batch)
+
+    def numbers_of(self, digests: Sequence[str]) -> dict[int, str]:
+        """Those of these digests that are of batches known here, by the batch's number (see `Outbox`)."""
+        with _sqlite_errors():
+            return self._outbox.numbers_of(digests)
 
     def data_version(self) -> int:
         """A number that changes when another connection has committed.
@@ -417,17 +427,21 @@ class EdgeStore:
         with _sqlite_errors():
             return self._outbox.after(after, count_max=count_max, bytes_max=bytes_max)
 
-    def renumber(self, after: int) -> None:
-        """Begin a new incarnation; batches after this number are numbered anew from 1, with the same changes.
+    def renumber(self, after: int | None, digest: str | None) -> None:
+        """Begin a new incarnation, in which what follows a batch is numbered anew from 1, with the same changes.
 
-        Those that the applied log includes are never sent again.
+        Args:
+            after: the newest batch that is in the hub's log, None for none. What the applied log includes counts as
+                well: it is never sent again.
+            digest: the digest of that batch in the log.
         """
         with _sqlite_errors():
             self.refresh()
             with self._transaction():
-                dropped = self._outbox.renumber(after)
-                self._connection.execute("UPDATE tidewire_table SET first_batch = max(1, first_batch - ?)", (dropped,))
-                self._loads.renumbered(dropped)
+                included = self._meta.included
+                shift = self._outbox.renumber(after, digest)
+                self._connection.execute("UPDATE tidewire_table SET first_batch = first_batch - ?", (shift,))
+                self._loads.renumbered(included - shift)
             self._catalogue.registry.reload()
             self._pending.forget()
 

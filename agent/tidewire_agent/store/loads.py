@@ -108,7 +108,7 @@ class Loads:
     @property
     def included(self) -> int:
         """The newest own batch whose effect is in the snapshot."""
-        return self._meta.number("load_included")
+        return self._meta.included
 
     @property
     def under_way(self) -> list[TableLoad]:
@@ -223,9 +223,10 @@ class Loads:
         self._meta.set(load_whole=0)
         self._no_snapshot()
 
-    def renumbered(self, dropped: int) -> None:
-        """Own batches after `dropped` are numbered from 1 now."""
-        self._meta.set(load_included=max(0, self.included - dropped))
+    def renumbered(self, included: int) -> None:
+        """Own batches have other numbers: up to this one they are in the snapshot that is being loaded."""
+        if self.snapshot is not None:
+            self._meta.set(load_included=included)
 
     # ── what the app had seen ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -301,7 +302,7 @@ class Loads:
     # ── common ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _no_snapshot(self) -> None:
-        self._meta.set(load_snapshot=None, load_epoch=0, load_seq=0, load_included=0)
+        self._meta.set(load_snapshot=None, load_epoch=0, load_seq=0, load_included=None)
         self.reload()
 
     def _add(self, table_id: int, *, whole: bool, position: Position, stage: Stage, first: int, chunks: int) -> None:

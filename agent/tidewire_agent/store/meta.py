@@ -51,6 +51,12 @@ class Meta:
     def checkpoint(self, position: Position) -> None:
         self.set(epoch=position.epoch, seq=position.seq)
 
+    @property
+    def included(self) -> int:
+        """The highest own batch that the log or a snapshot under way has brought: its rows are judged."""
+        released, loading = self.number("released"), self._get("load_included")
+        return max(released, loading) if isinstance(loading, int) else released
+
     def _get(self, name: str) -> str | int | None:
         row = self._connection.execute("SELECT value FROM tidewire_meta WHERE name = ?", (name,)).fetchone()
         value: str | int | None = row[0] if row else None

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tidewire_agent.errors import DatabaseNotUsable
 from tidewire_agent.store.meta import Meta
 from tidewire_schemas.codec import encode_batch, parse_batch
 from tidewire_schemas.digest import NO_DIGEST, message_digest
 from tidewire_schemas.messages import LastSealed
+
+_ASIDE: Final = 2**40
+"""Added to the numbers of batches while others are moved: far above any that is given."""
 
 
 class SealedBatch(NamedTuple):
@@ -35,8 +40,22 @@ class KeptBatch(NamedTuple):
     """Whether the applied log includes it."""
 
 
+class Ancestor(NamedTuple):
+    """An earlier incarnation, of which batches are still here."""
+
+    incarnation: str
+    shift: int
+    """The number that it gave to a batch, less the one that the batch has here."""
+    last: int
+    """Its last batch, by its own numbers, before this incarnation went on from it."""
+
+
 class Outbox:
     """The `tidewire_batch` table, and the device's chain of batches.
+
+    Batches are kept under the numbers of the present incarnation, from 1. When one begins, those that it goes on from
+    keep their order below it: the batch before its first has number 0, the one before that -1. So a batch that the log
+    has and that is not applied yet stays pending across a change of numbers.
 
     Args:
         path: the database file itself, not a link to it: its -wal lies beside it.
@@ -72,9 +91,41 @@ class Outbox:
 
     @property
     def oldest(self) -> int:
-        """The lowest number here, 0 when it is empty."""
-        row = self._connection.execute("SELECT min(batch) FROM tidewire_batch").fetchone()
+        """The lowest number of this incarnation here, 0 when there is none."""
+        row = self._connection.execute("SELECT min(batch) FROM tidewire_batch WHERE batch > 0").fetchone()
         return int(row[0] or 0)
+
+    @property
+    def parent(self) -> str | None:
+        """The digest that batch 1 follows, None where it follows none."""
+        return self._meta.text("parent_digest")
+
+    def number_of(self, incarnation: str, batch: int) -> int | None:
+        """The number here of a batch of this or an earlier incarnation; None if it cannot be here."""
+        if incarnation == self._meta.text("incarnation"):
+            return batch
+        for ancestor in self._ancestors():
+            if ancestor.incarnation == incarnation and batch <= ancestor.last:
+                return batch - ancestor.shift
+        return None
+
+    def included_by(self, incarnation: str, batch: int, digest: str) -> int | None:
+        """The number here of the last batch that is among those up to this one of the log; None where none of ours is."""
+        for ancestor in self._ancestors():
+            if ancestor.incarnation == incarnation and batch > ancestor.last:
+                return ancestor.last - ancestor.shift  # what a copy wrote after it parted comes after all of ours
+        number = self.number_of(incarnation, batch)
+        return number if number is not None and self.digest_of(number) in (None, digest) else None
+
+    def numbers_of(self, digests: Sequence[str]) -> dict[int, str]:
+        """Those of these digests that are of batches known here, by number."""
+        wanted = set(digests)
+        rows = self._connection.execute("SELECT batch, digest FROM tidewire_batch").fetchall() if wanted else []
+        found = {int(batch): str(digest) for batch, digest in rows if digest in wanted}
+        newest = self._meta.text("last_digest")  # known even when its batch is not kept
+        if newest is not None and newest in wanted:
+            found[self._meta.number("next_batch") - 1] = newest
+        return found
 
     def digest_of(self, number: int) -> str | None:
         """The digest of a batch that is here."""
@@ -172,35 +223,82 @@ class Outbox:
 
     # ── another life ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def renumber(self, after: int) -> int:
+    def renumber(self, after: int | None, digest: str | None) -> int:
         """In the caller's transaction: begin a new incarnation, in which what follows a batch is numbered from 1.
 
-        Those that the applied log includes are never sent again. Returns how many numbers were dropped.
+        Args:
+            after: the newest batch that the log has, None for none; those that the applied log includes count as well.
+            digest: its digest. None after 0: what this incarnation follows is followed; None else: nothing is.
+
+        Returns:
+            By how much all numbers became smaller.
         """
-        after = max(after, self.released)
+        released = self.released
+        if after is None or after < released:
+            after, digest = released, None
+        elif after == 0 and digest is None:
+            digest = self.parent
         incarnation = secrets.token_hex(16)
         waiting = self._connection.execute(
             "SELECT batch FROM tidewire_batch WHERE batch > ? ORDER BY batch", (after,)
         ).fetchall()
-        self._connection.execute("DELETE FROM tidewire_batch WHERE batch <= ?", (after,))
-        digest: str | None = None
+        last = digest
         for number, (old,) in enumerate(waiting, start=1):
             sealed_at, payload = self._connection.execute(
                 "SELECT sealed_at, payload FROM tidewire_batch WHERE batch = ?", (old,)
             ).fetchone()
             changes_json = parse_batch(payload, bytes_max=len(payload)).changes_json
-            batch = self._batch(number, incarnation, digest, changes_json, sealed_at)
+            batch = self._batch(number, incarnation, last, changes_json, sealed_at)
             self._connection.execute("DELETE FROM tidewire_batch WHERE batch = ?", (old,))
-            self._store(batch)
-            digest = batch.digest
-        self._meta.set(incarnation=incarnation, next_batch=len(waiting) + 1, released=0, last_digest=digest)
+            self._store(batch._replace(batch=number + _ASIDE))
+            last = batch.digest
+        self._lower(after)
+        self._move("batch > ?", _ASIDE, by=-_ASIDE)
+        self._meta.set(
+            incarnation=incarnation,
+            next_batch=len(waiting) + 1,
+            released=released - after,
+            last_digest=last,
+            parent_digest=digest,
+        )
         self._volatile = True
         return after
+
+    def _lower(self, after: int) -> None:
+        """Batches up to `after` become those of an ancestor, the newest under number 0."""
+        here = Ancestor(self._meta.text("incarnation") or "", 0, max(0, after))
+        self._move("batch <= ?", after, by=-after)
+        oldest = self._connection.execute("SELECT min(batch) FROM tidewire_batch").fetchone()[0]
+        ancestors = [
+            ancestor._replace(shift=ancestor.shift + after, last=min(ancestor.last, ancestor.shift + after))
+            for ancestor in (*self._ancestors(), here)
+        ]
+        kept = [a for a in ancestors if a.last and oldest is not None and a.last - a.shift >= oldest]
+        self._meta.set(ancestors=json.dumps(kept))
+
+    def _move(self, which: str, limit: int, *, by: int) -> None:
+        """Add to the numbers of some batches, in an order in which none meets another."""
+        order = "ASC" if by < 0 else "DESC"
+        numbers = self._connection.execute(
+            f"SELECT batch FROM tidewire_batch WHERE {which} ORDER BY batch {order}", (limit,)
+        )
+        for (number,) in numbers.fetchall():
+            self._connection.execute("UPDATE tidewire_batch SET batch = ? WHERE batch = ?", (number + by, number))
+
+    def _ancestors(self) -> list[Ancestor]:
+        return [Ancestor(*values) for values in json.loads(self._meta.text("ancestors") or "[]")]
 
     def clear(self) -> None:
         """In the caller's transaction: forget all batches, and begin a new incarnation."""
         self._connection.execute("DELETE FROM tidewire_batch")
-        self._meta.set(incarnation=secrets.token_hex(16), next_batch=1, released=0, last_digest=None)
+        self._meta.set(
+            incarnation=secrets.token_hex(16),
+            next_batch=1,
+            released=0,
+            last_digest=None,
+            parent_digest=None,
+            ancestors=None,
+        )
 
     def _batch(
         self, number: int, incarnation: str, prev_digest: str | None, changes_json: bytes, sealed_at: int

@@ -77,10 +77,11 @@ class Pending:
         self._connection = connection
         self._meta = meta
         self._catalogue = catalogue
-        self._batch = 0
+        self._batch: int | None = None
+        """The newest batch that is indexed."""
         self._change = 0
         self._drained = -1
-        self._released = meta.number("load_included")
+        self._released = meta.included
         self._wants: Literal["all", "some", "none"] = "all"
         connection.execute(_CREATE)
         connection.execute(_CREATE_WANTED)
@@ -185,9 +186,10 @@ class Pending:
     def forget(self) -> None:
         """Index anew at the next call: batches were renumbered, or tables attached or changed."""
         self._connection.execute("DELETE FROM temp.tidewire_pending")
-        self._batch = self._change = 0
+        self._batch = None
+        self._change = 0
         # What a snapshot includes that is being loaded is judged, though the log is not applied so far yet.
-        self._released = self._meta.number("load_included")
+        self._released = self._meta.included
         self._drained = -1
         self._wants = "all"
 
@@ -196,7 +198,8 @@ class Pending:
         self._change = 0
 
     def _cover_batches(self) -> None:
-        first = max(self._batch, self._meta.number("released")) + 1
+        released = self._meta.number("released")
+        first = (released if self._batch is None else max(self._batch, released)) + 1
         last = max(0, self._meta.number("next_batch") - 1)
         for batch in range(first, last + 1):
             row = self._connection.execute("SELECT payload FROM tidewire_batch WHERE batch = ?", (batch,)).fetchone()
@@ -205,7 +208,7 @@ class Pending:
         if last >= first:
             # What was unsealed before may be in these batches now: look at the rest of the change log anew.
             self._forget_unsealed()
-        self._batch = max(self._batch, last)
+        self._batch = last
 
     def _batch_rows(self, batch: int, payload: bytes) -> list[_Row]:
         rows: list[_Row] = []

@@ -1,7 +1,9 @@
 -- Tidewire's own tables in the app's file. `tidewire-agent detach` removes them all.
 
--- Who this database is and how far it has come. Names: tables_version, device, incarnation, stream, log_id, heard_epoch; epoch and seq (the
--- checkpoint); next_batch, last_digest; released (highest own batch that the applied log includes); drained (how often
+-- Who this database is and how far it has come. Names: tables_version, device, incarnation, stream, log_id, heard_epoch;
+-- epoch and seq (the checkpoint); next_batch, last_digest; parent_digest (what batch 1 follows), ancestors (see
+-- outbox.py: batches of earlier incarnations have numbers of 0 and below); released (highest own batch that the applied
+-- log includes); drained (how often
 -- the change log was emptied, as its ids then begin anew); wanted (tables asked for), unwanted (tables
 -- detached again), dead_dropped, next_dead.
 CREATE TABLE IF NOT EXISTS tidewire_meta (
@@ -45,7 +47,7 @@ CREATE TABLE IF NOT EXISTS tidewire_mark (
     seq   INTEGER NOT NULL
 );
 
--- The outbox: sealed batches, never changed afterwards. Kept for a while after the log has them.
+-- The outbox: sealed batches, never changed afterwards, by the numbers of the present incarnation. Kept for a while after the log has them.
 CREATE TABLE IF NOT EXISTS tidewire_batch (
     batch     INTEGER PRIMARY KEY,
     digest    TEXT NOT NULL,

@@ -130,7 +130,7 @@ class SnapshotLoader:
         ]
         parts = {fold(part.table): part for part in manifest.tables}
         with self._transaction():
-            included = self._included(manifest) if whole else 0
+            included = self._included(manifest) if whole else self._outbox.released
             self._loads.begin(manifest.snapshot, manifest.position, whole=whole, included=included)
             for synced in wanted:
                 self._parked.drop_table(synced.attached.id)
@@ -144,12 +144,10 @@ class SnapshotLoader:
         self._pending.forget()
 
     def _included(self, manifest: Snapshot) -> int:
-        """The newest batch of this life that the snapshot includes, where it is ours indeed."""
-        for point in manifest.included:
-            if point.incarnation == self._meta.text("incarnation"):
-                ours = self._outbox.digest_of(point.batch)
-                return point.batch if ours in (None, point.digest) else 0
-        return 0
+        """The newest batch here that the snapshot includes, where it is ours indeed."""
+        points = manifest.included
+        found = (self._outbox.included_by(point.incarnation, point.batch, point.digest) for point in points)
+        return max((number for number in found if number is not None), default=self._outbox.released)
 
     # ── load ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,7 @@ import sqlite3
 from typing import Final, NamedTuple
 
 from tidewire_hub.state.devices import Devices
-from tidewire_schemas.messages import ChainPoint
+from tidewire_schemas.messages import ChainPoint, Parent
 
 _NEWEST: Final = """
     SELECT batch, digest, seq FROM chain
@@ -14,6 +14,8 @@ _NEWEST: Final = """
     ORDER BY batch DESC LIMIT ?
 """
 _AT: Final = "SELECT batch, digest, seq FROM chain WHERE device = ? AND incarnation = ? AND batch = ?"
+_FIND: Final = "SELECT incarnation, batch, seq FROM chain WHERE device = ? AND digest = ?"
+_NEWEST_OF_ALL: Final = "SELECT batch, digest, seq FROM chain WHERE device = ? ORDER BY seq DESC LIMIT ?"
 _ADD: Final = "INSERT INTO chain (device, incarnation, batch, digest, seq) VALUES (?, ?, ?, ?, ?)"
 _FORGET: Final = "DELETE FROM chain WHERE device = ? AND incarnation = ? AND batch <= ?"
 _DEVICES: Final = """
@@ -52,6 +54,16 @@ class Chains:
         """The point of one batch, None if it is not in the log or no longer remembered."""
         stored = self._connection.execute(_AT, (self._devices.known(device), incarnation, batch)).fetchone()
         return None if stored is None else ChainPoint(batch=stored[0], digest=stored[1], seq=stored[2])
+
+    def find(self, device: str, digest: str) -> Parent | None:
+        """The batch of any of its incarnations that has this digest; a scan, for what happens once in a life."""
+        stored = self._connection.execute(_FIND, (self._devices.known(device), digest)).fetchone()
+        return None if stored is None else Parent(incarnation=stored[0], batch=stored[1], seq=stored[2])
+
+    def newest_of_all(self, device: str, count: int) -> list[ChainPoint]:
+        """Up to `count` points of all its incarnations, the latest in the log first."""
+        stored = self._connection.execute(_NEWEST_OF_ALL, (self._devices.known(device), count))
+        return [ChainPoint(batch=batch, digest=digest, seq=seq) for batch, digest, seq in stored]
 
     def add(self, device: str, incarnation: str, point: ChainPoint) -> None:
         """One batch more; forgets the one that is too many."""

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from pydantic_core import from_json, to_json
 
 from tidewire_hub.catalogue import Table
-from tidewire_hub.resolve_view import Writer
+from tidewire_hub.resolve_view import Life, Writer
 from tidewire_hub.state.cells import cells_json, digest_sum
 from tidewire_hub.state.chunks import CHUNK, select_in
 from tidewire_hub.state.plain import PlainRun, unique_values
@@ -254,8 +254,9 @@ class _Apart:
         """Whether none of them is a write that this one had not seen."""
         seen = self._seen.get(cells_by)
         if seen is None:
+            life = Life(self._author.life)  # what its earlier lives wrote is left to the full resolution
             writers = starmap(Writer, from_json(cells_by).values())
-            seen = not any(writer.concurrent_to(self._author.life, self._base) for writer in writers)
+            seen = not any(writer.concurrent_to(life, self._base) for writer in writers)
             self._seen[cells_by] = seen
         return seen
 

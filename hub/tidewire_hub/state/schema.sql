@@ -13,6 +13,12 @@ CREATE TABLE device (                 -- and each life of its database, as "devi
     name TEXT    NOT NULL UNIQUE
 );
 
+CREATE TABLE lineage (                -- lives that go on from another one of the same device
+    life   INTEGER PRIMARY KEY,
+    parent INTEGER NOT NULL,
+    seq    INTEGER NOT NULL           -- the last entry of the parent that is its own, too
+);
+
 CREATE TABLE row (
     id       INTEGER PRIMARY KEY,
     table_id INTEGER NOT NULL,        -- place of the table in the catalogue, from 1

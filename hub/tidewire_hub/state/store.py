@@ -12,17 +12,18 @@ from tidewire_hub.database import connect, roll_back, transaction
 from tidewire_hub.effects import Effects, effects_of
 from tidewire_hub.resolve_ops import read_ops
 from tidewire_hub.resolve_rows import in_phases
-from tidewire_hub.resolve_view import Writer, life_of, unique_value
+from tidewire_hub.resolve_view import life_of, unique_value
 from tidewire_hub.state.chains import Chains
 from tidewire_hub.state.conflicts import Conflicts, Origin
 from tidewire_hub.state.devices import Devices
+from tidewire_hub.state.lives import Lives
 from tidewire_hub.state.plain import PlainRun, plain_runs
 from tidewire_hub.state.rows import Rows
 from tidewire_hub.state.view import StateView
-from tidewire_schemas.messages import ChainPoint, Entry, Refusal
+from tidewire_schemas.messages import ChainPoint, Entry, Parent, Refusal
 from tidewire_schemas.positions import START, Position
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """`PRAGMA user_version` of the file. Another number: the file is made anew."""
 
 PAGE_BYTES: Final = 8192
@@ -57,6 +58,8 @@ class Folded(NamedTuple):
     refused: Sequence[Refusal] = ()
     lost: Sequence[dict[str, Any]] = ()
     """What the refused rows held."""
+    parent: Parent | None = None
+    """Where its incarnation began, in the first entry of one that goes on from another."""
 
 
 class State:
@@ -65,6 +68,7 @@ class State:
     def __init__(self, connection: sqlite3.Connection, limits: Limits) -> None:
         self._connection: Final = connection
         self.devices: Final = Devices(connection)
+        self.lives: Final = Lives(connection, self.devices)
         self.rows: Final = Rows(connection, self.devices)
         self.chains: Final = Chains(connection, self.devices, limits.chain_points_max)
         self.conflicts: Final = Conflicts(connection, limits.conflicts_max)
@@ -105,6 +109,7 @@ class State:
         self.position = Position(epoch, seq)
         self.catalogue = Catalogue.from_json(catalogue)
         self.devices.load()
+        self.lives.load()
         self.rows.load()
         self.conflicts.load()
 
@@ -133,6 +138,11 @@ class State:
         """The state as resolution of one batch reads it; to be thrown away when something was written."""
         return StateView(self._connection)
 
+    def meet(self, entry: Folded) -> None:
+        """Before anything of an entry: learn whose it is."""
+        if entry.parent is not None:
+            self.lives.begin(entry.device, entry.incarnation, entry.parent)
+
     def take_plain(self, runs: Sequence[PlainRun], entry: Folded) -> bool:
         """Take up an entry of plain runs, if nothing of it has to be judged; otherwise nothing is changed."""
         if not self.rows.write_plain(runs, entry.position.seq, life_of(entry.device, entry.incarnation)):
@@ -156,14 +166,16 @@ class State:
             at=entry.at,
             refused=entry.refused,
             lost=lost,
+            parent=entry.parent,
         )
+        self.meet(folded)
         plain = plain_runs(entry.changes, self.catalogue)
         if plain is not None and self.take_plain(plain, folded):
             return
         ops = [op for op in in_phases(read_ops(entry.changes, self.catalogue)) if op.reason is None]
         view = self.view()
         view.prefetch({op.id for op in ops})
-        self.take(effects_of(ops, Writer(entry.seq, life_of(entry.device, entry.incarnation)), view), view, folded)
+        self.take(effects_of(ops, entry.seq, self.lives.of(entry.device, entry.incarnation), view), view, folded)
 
     def align(self, catalogue: Catalogue) -> None:
         """Bring rows and unique values in line with a later catalogue, in one transaction."""

@@ -314,7 +314,7 @@ def test_a_digest_that_differs_finds_the_last_common_batch_and_renumbers() -> No
     recent = tuple(ChainPoint(batch=n, digest=digest(n), seq=n) for n in (6, 5, 4))
     told = welcome(at(9), accepted=7, recent=recent)
     effects = made.welcomed(told, {7: "f" * 32, 6: "e" * 32, 5: digest(5), 4: digest(4)}, 0.0)
-    assert effects == [Renumber(5)]
+    assert effects == [Renumber(5, digest(5))]
     assert made.wake_at == inf
     effects = made.reintroduce(Standing(OTHER, LOG, EPOCH, at(9), 4), 0.1)
     assert effects == [SendHello()]
@@ -324,13 +324,15 @@ def test_a_hub_ahead_of_what_was_sealed_renumbers_after_the_newest_of_ours() -> 
     made = session(sealed=3)
     made.connected(0.0)
     recent = tuple(ChainPoint(batch=n, digest=digest(n), seq=n) for n in (4, 3, 2))
-    assert made.welcomed(welcome(accepted=5, recent=recent), {3: digest(3), 2: digest(2)}, 0.0) == [Renumber(3)]
+    assert made.welcomed(welcome(accepted=5, recent=recent), {3: digest(3), 2: digest(2)}, 0.0) == [
+        Renumber(3, digest(3))
+    ]
 
 
 def test_without_a_common_batch_all_are_renumbered() -> None:
     made = session(sealed=3)
     made.connected(0.0)
-    assert made.welcomed(welcome(accepted=5), {}, 0.0) == [Renumber(0)]
+    assert made.welcomed(welcome(accepted=5), {}, 0.0) == [Renumber(0, None)]
 
 
 def test_a_batch_that_is_no_longer_kept_counts_as_common() -> None:

@@ -115,10 +115,10 @@ class Device:
         assert page.prev == self.position, "a page was applied that does not continue the checkpoint"
         self.applied.extend(page.entries)
 
-    def renumber(self, after: int) -> None:
+    def renumber(self, after: int | None) -> None:
         self.incarnations += 1
         self.incarnation = f"{self.incarnations:032x}"
-        rest = [digest for number, digest in sorted(self.batches.items()) if number > after]
+        rest = [digest for number, digest in sorted(self.batches.items()) if number > (after or 0)]
         self.batches = dict(enumerate(rest, start=1))
 
 
@@ -153,7 +153,7 @@ class Conversation(RuleBasedStateMachine):
                     self.applying = page
                 case Follow(log, epoch, _):
                     self.device.log, self.device.epoch = log, epoch
-                case Renumber(after):
+                case Renumber(after, _):
                     self.device.renumber(after)
                     self.perform(self.session.reintroduce(self.device.standing, self.now))
                 case AnswerFresh():

@@ -26,7 +26,7 @@ from tidewire_hub import resolve, sequencer
 from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.log.port import StaleLeader, StoredEntry
 from tidewire_hub.log.sqlite import SqliteLog
-from tidewire_hub.resolve_view import life_of
+from tidewire_hub.resolve_view import Life, life_of
 from tidewire_hub.stream import Acked, Incoming, Stream, StreamSettings
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import DatabaseError
@@ -79,9 +79,18 @@ def test_batches_of_one_device_keep_their_order_and_a_gap_is_asked_for_once(stre
 def test_a_first_batch_must_be_number_one(stream: Stream) -> None:
     _, two = batches(HandDevice("a"), 2)
     assert [(p.code, p.batch) for p in send(stream, two).problems] == [("resend", 1)]
+
+
+def test_an_incarnation_that_follows_a_batch_unknown_here_is_a_fork(stream: Stream) -> None:
     headless = HandDevice("b")
     headless.digest = "ef" * 16
-    assert [(p.code, p.batch) for p in send(stream, headless.seal()).problems] == [("resend", 1)]
+    assert [(p.code, p.batch) for p in send(stream, headless.seal()).problems] == [("fork", 1)]
+    stranger = HandDevice("a")
+    (one,) = batches(stranger, 1)
+    send(stream, one)
+    headless = HandDevice("b")
+    headless.digest = stranger.digest
+    assert [p.code for p in send(stream, headless.seal()).problems] == ["fork"]
 
 
 def test_another_batch_under_a_known_number_is_a_fork(stream: Stream) -> None:
@@ -165,7 +174,7 @@ def test_a_batch_that_breaks_the_resolution_is_left_out_and_the_group_goes_on(
     poison, good = HandDevice("a"), HandDevice("b")
 
     def breaks_on_poison(*args: object) -> resolve.Resolution:
-        if args[1] == life_of("a", poison.incarnation):
+        if args[1] == Life(life_of("a", poison.incarnation)):
             raise RecursionError("too deep")
         return resolve.resolve(*args)  # type: ignore[arg-type]  # as they came
 
