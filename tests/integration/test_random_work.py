@@ -125,10 +125,12 @@ class RandomWork:
             self._fleet.hello(edge)
         elif chance < 0.54:
             accepted = self._fleet.stream.accepted(edge.device, edge.store.incarnation)
-            if accepted and edge.store.digest_of(accepted.batch) == accepted.digest:
+            if accepted and edge.store.digests_of([accepted]).get(accepted.batch) == accepted.digest:
                 edge.store.renumber(accepted.batch, accepted.digest)
         elif chance < 0.545 and len(self._fleet.edges) < 5:
-            self._fleet.clone(edge, f"copy{len(self._fleet.edges)}")
+            copy = self._fleet.clone(edge, f"copy{len(self._fleet.edges)}")
+            if edge.path.stem in self._snapshots:
+                self._snapshots[copy.path.stem] = self._snapshots[edge.path.stem]
 
     def _restart(self, edge: Edge) -> None:
         edge.store.close()
@@ -146,7 +148,9 @@ class RandomWork:
         elif loading is None or loading.snapshot is None:
             self._begin_load(edge, whole=chance < 0.6)
         elif chance < 0.9:
-            for _, _ in zip(range(self._random.randint(1, 4)), self._snapshots[edge.device].pieces(edge), strict=False):
+            for _, _ in zip(
+                range(self._random.randint(1, 4)), self._snapshots[edge.path.stem].pieces(edge), strict=False
+            ):
                 self._write(edge)
                 if self._random.random() < 0.2:
                     edge.store.seal(1)
@@ -165,17 +169,17 @@ class RandomWork:
             edge.store.load_wait()
             if edge.store.loading is None:
                 return
-        self._snapshots[edge.device] = snapshot
+        self._snapshots[edge.path.stem] = snapshot
         edge.store.load_begin(snapshot.manifest(edge), whole=whole)
 
     def _end_load(self, edge: Edge) -> None:
         loading = edge.store.loading
         if loading is not None and loading.snapshot is None:
             self._fleet.pull(edge)
-            snapshot = self._snapshots[edge.device] = FleetSnapshot(self._fleet)
+            snapshot = self._snapshots[edge.path.stem] = FleetSnapshot(self._fleet)
             edge.store.load_begin(snapshot.manifest(edge), whole=loading.whole)
         if edge.store.loading is not None:
-            for _ in self._snapshots[edge.device].pieces(edge):
+            for _ in self._snapshots[edge.path.stem].pieces(edge):
                 pass
             self.loaded += 1
 

@@ -113,7 +113,7 @@ class Fleet:
             assert not welcome.table_problems, welcome.table_problems
             points = [*((welcome.accepted,) if welcome.accepted else ()), *welcome.recent]
             sealed = edge.store.last_sealed
-            fork = parted(welcome, filework.digests_of(edge.store, points), sealed.batch if sealed else 0)
+            fork = parted(welcome, edge.store.digests_of(points), sealed.batch if sealed else 0)
             if fork is None:
                 edge.store.follow(welcome.log, welcome.epoch, welcome.head)
                 return

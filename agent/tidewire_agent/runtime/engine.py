@@ -210,7 +210,7 @@ class Engine:
         message, size = received
         if isinstance(message, Welcome):
             points = [*((message.accepted,) if message.accepted else ()), *message.recent]
-            ours = await self._database.run(filework.digests_of, points)
+            ours = await self._database.run(EdgeStore.digests_of, points)
             self._perform(self.session.welcomed(message, ours, self._loop.time()))
         else:
             self._perform(self.session.received(message, size, self._loop.time(), random.random()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from tidewire_agent.session.session import Standing
@@ -11,7 +10,7 @@ from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
 from tidewire_agent.store.seal import SealOutcome
 from tidewire_schemas.errors import SequenceGap
-from tidewire_schemas.messages import ChainPoint, Hello, Page
+from tidewire_schemas.messages import Hello, Page
 
 
 class Sealed(NamedTuple):
@@ -74,17 +73,6 @@ def outbox(store: EdgeStore, after: int, sealed: int, count_max: int, bytes_max:
     """Batches after one number up to another, within the limits."""
     found = store.outbox(after, count_max=count_max, bytes_max=bytes_max)
     return [batch for batch in found if batch.batch <= sealed]
-
-
-def digests_of(store: EdgeStore, points: Sequence[ChainPoint]) -> dict[int, str]:
-    """Our digests, as far as we know them, of the batches with the numbers or with the digests of these points."""
-    found = store.numbers_of([point.digest for point in points])
-    last = store.last_sealed
-    for point in points:
-        digest = last.digest if last is not None and point.batch == last.batch else store.digest_of(point.batch)
-        if digest is not None:
-            found[point.batch] = digest
-    return found
 
 
 def hello(store: EdgeStore, boot: str) -> Hello:

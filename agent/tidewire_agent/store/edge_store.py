@@ -36,7 +36,7 @@ from tidewire_agent.store.sql import names, quote
 from tidewire_agent.store.tables import KV_TABLE
 from tidewire_schemas.codec import BATCH_BYTES_MAX
 from tidewire_schemas.digest import as_hex, column_order, row_digest, table_digest
-from tidewire_schemas.messages import LastSealed, Page
+from tidewire_schemas.messages import ChainPoint, LastSealed, Page
 from tidewire_schemas.names import check_topic_name, fold
 from tidewire_schemas.positions import START, Position
 from tidewire_schemas.shapes import TableShape
@@ -313,14 +313,10 @@ class EdgeStore:
         """The digest that the first batch of this incarnation follows, None where it follows none."""
         return self._outbox.parent
 
-    def digest_of(self, batch: int) -> str | None:
-        """The digest of a batch in the outbox."""
-        return self._outbox.digest_of(batch)
-
-    def numbers_of(self, digests: Sequence[str]) -> dict[int, str]:
-        """Those of these digests that are of batches known here, by the batch's number (see `Outbox`)."""
+    def digests_of(self, points: Sequence[ChainPoint]) -> dict[int, str]:
+        """Our digests, as far as known, of the batches with the numbers or the digests of these points."""
         with _sqlite_errors():
-            return self._outbox.numbers_of(digests)
+            return self._outbox.digests_of(points)
 
     def data_version(self) -> int:
         """A number that changes when another connection has committed.
@@ -428,13 +424,7 @@ class EdgeStore:
             return self._outbox.after(after, count_max=count_max, bytes_max=bytes_max)
 
     def renumber(self, after: int | None, digest: str | None) -> None:
-        """Begin a new incarnation, in which what follows a batch is numbered anew from 1, with the same changes.
-
-        Args:
-            after: the newest batch that is in the hub's log, None for none. What the applied log includes counts as
-                well: it is never sent again.
-            digest: the digest of that batch in the log.
-        """
+        """Begin a new incarnation, in which what follows a batch is numbered from 1: see `Outbox.renumber`."""
         with _sqlite_errors():
             self.refresh()
             with self._transaction():

@@ -14,7 +14,7 @@ from tidewire_agent.errors import DatabaseNotUsable
 from tidewire_agent.store.meta import Meta
 from tidewire_schemas.codec import encode_batch, parse_batch
 from tidewire_schemas.digest import NO_DIGEST, message_digest
-from tidewire_schemas.messages import LastSealed
+from tidewire_schemas.messages import ChainPoint, LastSealed
 
 _ASIDE: Final = 2**40
 """Added to the numbers of batches while others are moved: far above any that is given."""
@@ -110,22 +110,23 @@ class Outbox:
         return None
 
     def included_by(self, incarnation: str, batch: int, digest: str) -> int | None:
-        """The number here of the last batch that is among those up to this one of the log; None where none of ours is."""
+        """The number here of the last batch that is up to this one of the log; None where none of ours is."""
         for ancestor in self._ancestors():
             if ancestor.incarnation == incarnation and batch > ancestor.last:
                 return ancestor.last - ancestor.shift  # what a copy wrote after it parted comes after all of ours
         number = self.number_of(incarnation, batch)
         return number if number is not None and self.digest_of(number) in (None, digest) else None
 
-    def numbers_of(self, digests: Sequence[str]) -> dict[int, str]:
-        """Those of these digests that are of batches known here, by number."""
-        wanted = set(digests)
-        rows = self._connection.execute("SELECT batch, digest FROM tidewire_batch").fetchall() if wanted else []
-        found = {int(batch): str(digest) for batch, digest in rows if digest in wanted}
+    def digests_of(self, points: Sequence[ChainPoint]) -> dict[int, str]:
+        """Our digests, as far as known, of the batches with the numbers or the digests of these points, by number."""
+        if not points:
+            return {}
+        digests, numbers = {point.digest for point in points}, {point.batch for point in points}
+        rows = self._connection.execute("SELECT batch, digest FROM tidewire_batch").fetchall()
         newest = self._meta.text("last_digest")  # known even when its batch is not kept
-        if newest is not None and newest in wanted:
-            found[self._meta.number("next_batch") - 1] = newest
-        return found
+        if newest is not None:
+            rows.append((self._meta.number("next_batch") - 1, newest))
+        return {number: digest for number, digest in rows if number in numbers or digest in digests}
 
     def digest_of(self, number: int) -> str | None:
         """The digest of a batch that is here."""
