@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from tidewire_agent.cli import main as agent_command
 from tidewire_agent.settings import AgentSettings
-from tidewire_agent.store.edge_store import StoreSettings
+from tidewire_agent.store.settings import StoreSettings
 from tidewire_hub.cli import main as hub_command
 from tidewire_hub.settings import HubSettings
 from tidewire_link.command_line import CONFIG_OPTION, ExitCode, LogSettings, default_text

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
 from tidewire_agent.session.session import SessionLimits
-from tidewire_agent.store.edge_store import StoreSettings
+from tidewire_agent.store.settings import StoreSettings
 from tidewire_link.command_line import LogSettings
 from tidewire_link.settings import BrokerSettings, LinkSettings, Will, parse_url
 from tidewire_schemas.codec import BATCH_BYTES_MAX, PAYLOAD_BYTES_MAX

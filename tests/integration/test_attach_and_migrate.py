@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.fleet import Edge, Fleet
-from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
+from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.settings import StoreSettings
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT)"
 

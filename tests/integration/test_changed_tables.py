@@ -14,7 +14,8 @@ from support.fleet import NOW_MS, Fleet
 from support.processes import Site
 from tidewire_agent.errors import DatabaseBusy
 from tidewire_agent.runtime import filework
-from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
+from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.settings import StoreSettings
 
 NOTES = "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)"
 TAGS = "CREATE TABLE tags (id INTEGER PRIMARY KEY)"

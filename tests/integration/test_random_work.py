@@ -15,7 +15,8 @@ import pytest
 
 from support.fleet import Edge, Fleet
 from support.snapshots import FleetSnapshot
-from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
+from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.settings import StoreSettings
 
 SCHEMA = """
     CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE COLLATE NOCASE, name TEXT, n INTEGER);

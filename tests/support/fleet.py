@@ -13,7 +13,8 @@ from typing import Any
 
 from tidewire_agent.runtime import filework
 from tidewire_agent.session.chain import parted
-from tidewire_agent.store.edge_store import EdgeStore, StoreSettings
+from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.settings import StoreSettings
 from tidewire_hub import handshake
 from tidewire_hub.actions import Greet
 from tidewire_hub.log.memory import MemoryLog

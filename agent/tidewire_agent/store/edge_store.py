@@ -9,9 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, NamedTuple, Self
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import NamedTuple, Self
 
 from tidewire_agent.errors import DatabaseNotUsable, OtherStream, check_is_file, from_sqlite
 from tidewire_agent.errors import sqlite_errors as _sqlite_errors
@@ -30,11 +28,11 @@ from tidewire_agent.store.reading import fetch_all, snapshot
 from tidewire_agent.store.row_writer import RowWriter
 from tidewire_agent.store.seal import Sealer, SealOutcome
 from tidewire_agent.store.seeds import Seeds
+from tidewire_agent.store.settings import StoreSettings
 from tidewire_agent.store.silence import Switch, dropped_triggers, trigger_switch
 from tidewire_agent.store.snapshot_loader import LoadStep, SnapshotLoader
 from tidewire_agent.store.sql import names, quote
 from tidewire_agent.store.tables import KV_TABLE
-from tidewire_schemas.codec import BATCH_BYTES_MAX
 from tidewire_schemas.digest import as_hex, column_order, row_digest, table_digest
 from tidewire_schemas.messages import ChainPoint, LastSealed, Page
 from tidewire_schemas.names import check_topic_name, fold
@@ -49,40 +47,6 @@ LOCK_RETRY_S = 0.0005
 
 SQLITE_MIN = (3, 24, 0)
 """The first SQLite with UPSERT, which applying needs. The app may bring an older one."""
-
-
-class StoreSettings(BaseModel):
-    """Limits of what Tidewire keeps and does in the app's file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
-    """How long the agent waits for the app's write lock before it reports the database as busy and tries again."""
-    batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
-    """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
-    changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
-    """Change log rows read into one batch: bounds the agent's memory while it works off a backlog."""
-    seed_chunk_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
-    """About how many bytes of rows that were there before go into one batch: one MQTT message each."""
-    apply_rows_max: Annotated[int, Field(ge=1)] = 2000
-    """Rows after which applying a long page lets the app write in between (always between whole entries)."""
-    snapshot_lock_ms_max: Annotated[float, Field(gt=0, le=10_000)] = 20.0
-    """How long loading a snapshot may hold the app's write lock at once, in milliseconds: pieces are made to take half
-    of it, which leaves room for rows that cost more than those before."""
-    kept_batches_max: Annotated[int, Field(ge=0)] = 64
-    """Batches kept after the log has them, so that a hub which lost its tail can be healed."""
-    kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024
-    """Bytes of such batches."""
-    parked_rows_max: Annotated[int, Field(ge=1)] = 10_000
-    """Changes of the log that wait until they fit a table (a column is missing, a value clashes); above it the table
-    with most of them falls behind, which `status` says, and is taken anew when its schema changes or it is attached."""
-    dead_letters_max: Annotated[int, Field(ge=1)] = 10_000
-    """Dead letters kept; above it the oldest go, and `status` says how many went."""
-    dead_letter_bytes_max: Annotated[int, Field(ge=0)] = 64 * 1024
-    """Bytes of values kept in the dead letter of a row that stays here unsent, as it is too large or has no key. Above
-    it the largest values are left out, which the letter says; they are in the table still."""
-    allow_unkept_unique: bool = False
-    """Sync tables whose unique indexes (partial, over expressions, custom collations) the hub cannot keep unique."""
 
 
 class Backlog(NamedTuple):

@@ -1,0 +1,43 @@
+"""Limits of what Tidewire keeps and does in the app's file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tidewire_schemas.codec import BATCH_BYTES_MAX
+
+
+class StoreSettings(BaseModel):
+    """Limits of what Tidewire keeps and does in the app's file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
+    """How long the agent waits for the app's write lock before it reports the database as busy and tries again."""
+    batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
+    """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
+    changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
+    """Change log rows read into one batch: bounds the agent's memory while it works off a backlog."""
+    seed_chunk_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
+    """About how many bytes of rows that were there before go into one batch: one MQTT message each."""
+    apply_rows_max: Annotated[int, Field(ge=1)] = 2000
+    """Rows after which applying a long page lets the app write in between (always between whole entries)."""
+    snapshot_lock_ms_max: Annotated[float, Field(gt=0, le=10_000)] = 20.0
+    """How long loading a snapshot may hold the app's write lock at once, in milliseconds: pieces are made to take half
+    of it, which leaves room for rows that cost more than those before."""
+    kept_batches_max: Annotated[int, Field(ge=0)] = 64
+    """Batches kept after the log has them, so that a hub which lost its tail can be healed."""
+    kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024
+    """Bytes of such batches."""
+    parked_rows_max: Annotated[int, Field(ge=1)] = 10_000
+    """Changes of the log that wait until they fit a table (a column is missing, a value clashes); above it the table
+    with most of them falls behind, which `status` says, and is taken anew when its schema changes or it is attached."""
+    dead_letters_max: Annotated[int, Field(ge=1)] = 10_000
+    """Dead letters kept; above it the oldest go, and `status` says how many went."""
+    dead_letter_bytes_max: Annotated[int, Field(ge=0)] = 64 * 1024
+    """Bytes of values kept in the dead letter of a row that stays here unsent, as it is too large or has no key. Above
+    it the largest values are left out, which the letter says; they are in the table still."""
+    allow_unkept_unique: bool = False
+    """Sync tables whose unique indexes (partial, over expressions, custom collations) the hub cannot keep unique."""
