@@ -104,6 +104,13 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     lock_share_max: float = Field(default=0.01, gt=0, le=1)
     """Share of time in which sealing may hold the app's write lock: a busy app meets a locked database this rarely."""
 
+    rush_lock_share_max: float = Field(default=0.0003, gt=0, le=1)
+    """The same while an app commits one small transaction after the other without a pause: it tries for the lock in
+    every moment, so that each millisecond counts. What it writes gathers meanwhile and travels together."""
+
+    rush_pause_max_s: float = Field(default=5.0, gt=0, le=3600)
+    """The longest time for which the changes of such an app gather; as soon as it pauses they travel at once."""
+
     lock_burst_s: float = Field(default=0.02, gt=0, le=10)
     """Lock time that may be used at once after a quiet time, so that single writes travel without waiting."""
 

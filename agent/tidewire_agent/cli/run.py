@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from typing import Any
+import sys
+from typing import Any, Final
 
 import click
 
@@ -14,6 +15,10 @@ from tidewire_agent.runtime.agent import Agent
 from tidewire_agent.settings import ENV_PREFIX, AgentSettings
 from tidewire_link.command_line import load_settings, set_up_logging, settings_options
 
+SWITCH_INTERVAL_S: Final = 0.0005
+"""How long the event loop's thread may keep the interpreter while the database's thread waits for it, perhaps under the
+app's write lock: ten times less than Python's default."""
+
 
 @click.command(epilog=EPILOG)
 @settings_options(AgentSettings)
@@ -21,6 +26,7 @@ def run(**options: Any) -> None:
     """Keep a database in step with its stream, until stopped (Ctrl-C or SIGTERM)."""
     settings = load_settings(AgentSettings, options, options["config"], ENV_PREFIX)
     set_up_logging(settings)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(_run(settings))
 
 

@@ -20,7 +20,7 @@ from tidewire_agent.errors import LogDiverged
 from tidewire_agent.runtime import filework
 from tidewire_agent.runtime.database import Database
 from tidewire_agent.runtime.inbox import Inbox
-from tidewire_agent.runtime.pace import LockBudget
+from tidewire_agent.runtime.pace import Pace
 from tidewire_agent.runtime.troubles import Troubles
 from tidewire_agent.runtime.watch import CommitWatch
 from tidewire_agent.session.effects import (
@@ -63,19 +63,8 @@ FileEffect = Follow | ApplyPage | AnswerFresh | Renumber
 DIVERGED_PAUSE_S: Final = 5.0
 """After a page that contradicts the log applied so far, how long until the hub is asked again."""
 
-RUSH_CHANGES_PER_S: Final = 1000
-RUSH_S: Final = 1.0
-RUSH_WEIGHT: Final = 4
-"""An app that has just written so many rows in a second tries to commit all the time: each moment of a locked database
-stops it. For a second, lock time counts that many times, and sealing and applying share what there is: the lock is
-taken more rarely, for more at once."""
-
-APP_ACTIVE_S: Final = 0.25
-"""For so long after a commit of an app, applying keeps to a share of lock time too; else pages are applied as they
-come."""
-
-APPLY_PAUSE_MAX_S: Final = 0.1
-"""A device that catches up while its app writes still gets ahead: ten times in a second by all pages that wait."""
+PACE_STEP_S: Final = 0.01
+"""While the lock is left alone, how often to look whether the app has paused."""
 
 _log = logging.getLogger("tidewire.agent")
 
@@ -133,20 +122,18 @@ class Engine:
         self._committed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._failed: asyncio.Future[None] = self._loop.create_future()
-        self._budget = LockBudget(
-            settings.lock_share_max, settings.lock_burst_s, settings.lock_pause_max_s, self._loop.time()
+        self._pace = Pace(
+            share_max=settings.lock_share_max,
+            burst_s=settings.lock_burst_s,
+            pause_max_s=settings.lock_pause_max_s,
+            rush_share_max=settings.rush_lock_share_max,
+            rush_pause_max_s=settings.rush_pause_max_s,
+            now=self._loop.time(),
         )
-        self._apply_budget = LockBudget(
-            settings.lock_share_max, settings.lock_burst_s, APPLY_PAUSE_MAX_S, self._loop.time()
-        )
-        self._rush_until = 0.0
-        self._app_wrote_at = -inf
-        self._app_wrote = False
-        """Since the last look."""
         self._parked = self._behind = 0
         """As they were said last."""
         self.lock_s = 0.0
-        """How long sealing has held the app's write lock, all in all."""
+        """How long the app's write lock was held, all in all."""
 
     # ── from outside ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -160,6 +147,7 @@ class Engine:
             self._path,
             self._data_version,
             self._on_commit,
+            self._on_quiet,
             mode=self._settings.watch,
             poll_interval_s=self._settings.poll_interval_s,
             stat_interval_s=self._settings.stat_interval_s,
@@ -180,9 +168,12 @@ class Engine:
 
     def _on_commit(self) -> None:
         """The watch has seen a commit of another connection."""
-        self._app_wrote = True
-        self._app_wrote_at = self._loop.time()
+        self._pace.rush.looked(True, self._loop.time())
         self.wake()
+
+    def _on_quiet(self) -> None:
+        """The watch has looked and seen none."""
+        self._pace.rush.looked(False, self._loop.time())
 
     def wake(self) -> None:
         """Something was committed: look at the file."""
@@ -269,19 +260,15 @@ class Engine:
     # ── the file ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _seal_loop(self) -> None:
-        looked_at = self._loop.time()
         while True:
             await self._committed.wait()
-            await asyncio.sleep(self._budget.wait_s(self._loop.time()))
+            await self._leave_lock()
             self._committed.clear()
-            app_wrote, self._app_wrote = self._app_wrote, False
             sealed = await self._patiently(self._look)
             now = self._loop.time()
-            self.lock_s += sealed.outcome.lock_s
-            if app_wrote and sealed.outcome.changes > RUSH_CHANGES_PER_S * max(now - looked_at, 0.1):
-                self._rush_until = now + RUSH_S
-            looked_at = now
-            self._budget.spend(sealed.outcome.lock_s * (RUSH_WEIGHT if now < self._rush_until else 1), now)
+            self._held(sealed.outcome.lock_s)
+            if not sealed.outcome.more:
+                self._pace.sealed(sealed.outcome.changes, now)
             if sealed.shapes_changed or sealed.standing.position.seq < self.session.position.seq:
                 # A table was attached, or is taken anew: the log is wanted from its start once more.
                 # Before anything else: what was sealed now must not be sent in the present handshake.
@@ -294,6 +281,15 @@ class Engine:
                 self._committed.set()
             if sealed.outcome.batches or sealed.shapes_changed:
                 self._on_change(False)
+
+    async def _leave_lock(self, *, applying: bool = False) -> None:
+        """Leave the write lock to the app for as long as it should have it."""
+        while wait_s := self._pace.wait_s(self._loop.time(), applying=applying):  # noqa: ASYNC110  # only time tells
+            await asyncio.sleep(min(wait_s, PACE_STEP_S))
+
+    def _held(self, lock_s: float) -> None:
+        self.lock_s += lock_s
+        self._pace.held(lock_s, self._loop.time())
 
     async def _look(self) -> filework.Sealed:
         return await self._database.run(filework.look, int(time.time() * 1000), self._batch_bytes_max)
@@ -318,9 +314,7 @@ class Engine:
             self._on_change(False)
 
     async def _apply(self, page: Page) -> None:
-        budget, weight = self._budget_of_applying()
-        if budget is not None:
-            await asyncio.sleep(budget.wait_s(self._loop.time()))
+        await self._leave_lock(applying=True)
         try:
             done = await self._patiently(partial(self._database.run, filework.apply_page, page))
             position = done.standing.position
@@ -328,8 +322,7 @@ class Engine:
                 self._introduce(done.standing)
                 await self._say_tables()
             if done.applied is not None:
-                if budget is not None:
-                    budget.spend(done.applied.lock_s * weight, self._loop.time())
+                self._held(done.applied.lock_s)
                 self._troubles.clear("log_diverged")
                 await self._say_applied(done.applied, done.behind)
         except LogDiverged as error:
@@ -346,13 +339,6 @@ class Engine:
         if (applied.parked, behind) != (self._parked, self._behind):
             self._parked, self._behind = applied.parked, behind
             await self._say_tables()
-
-    def _budget_of_applying(self) -> tuple[LockBudget | None, int]:
-        """What applying a page may cost the app just now: nothing to save where no app writes."""
-        now = self._loop.time()
-        if now < self._rush_until:
-            return self._budget, RUSH_WEIGHT
-        return (self._apply_budget if now < self._app_wrote_at + APP_ACTIVE_S else None), 1
 
     async def _say_tables(self) -> None:
         problems = await self._database.run(EdgeStore.problems)

@@ -46,6 +46,10 @@ class Notifier(Protocol):
         ...
 
 
+STREAK_PAUSE_S: Final = 0.004
+"""While each look finds a commit, they are this far apart: else one at full speed has it look all the time."""
+
+
 class InotifyNotifier:
     """inotify on one file. Raises OSError where that is not supported."""
 
@@ -138,6 +142,7 @@ class CommitWatch:
         database: the SQLite file.
         data_version: asks the database; a number that changes when another connection has committed.
         on_commit: called on the event loop.
+        on_quiet: called after a look that found no commit.
         mode: `poll` never uses inotify.
         poll_interval_s: how often the database is asked whatever the file says.
         stat_interval_s: without inotify, how often the file is looked at.
@@ -148,6 +153,7 @@ class CommitWatch:
         database: Path,
         data_version: Callable[[], Awaitable[int]],
         on_commit: Callable[[], None],
+        on_quiet: Callable[[], None] = lambda: None,
         *,
         mode: WatchMode,
         poll_interval_s: float,
@@ -156,6 +162,7 @@ class CommitWatch:
         self._wal = database.with_name(database.name + "-wal")
         self._data_version = data_version
         self._on_commit = on_commit
+        self._on_quiet = on_quiet
         self._mode = mode
         self._poll_interval_s = poll_interval_s
         self._stat_interval_s = stat_interval_s
@@ -175,11 +182,18 @@ class CommitWatch:
         known: int | None = None
         touched_at, rechecks = -inf, len(RECHECKS_S)
         next_poll = clock()
+        streak = 0
         while True:
             version = await self._data_version()
             if version != known:
                 known = version
+                streak += 1
                 self._on_commit()
+                if streak > 1:
+                    await asyncio.sleep(STREAK_PAUSE_S)
+            else:
+                streak = 0
+                self._on_quiet()
             now = clock()
             if now >= next_poll:
                 next_poll = now + self._poll_interval_s

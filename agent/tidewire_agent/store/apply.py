@@ -241,11 +241,9 @@ class Applier:
     def _apply_entry(self, entry: Entry) -> int | None:
         """Apply one entry; the number of the own batch that it released."""
         number = self._own_number(entry)
-        if number is not None:
-            payload = self._outbox.waiting_payload(number, entry.digest)
-            if payload is not None:
-                self._release(entry, number, payload)
-                return number
+        if number is not None and self._outbox.is_waiting(number, entry.digest):
+            self._release(entry, number)
+            return number
         self._apply_changes(entry, first_batch=None)
         own = entry.seq > self._meta.checkpoint.seq and entry.device == self._meta.text("device")
         if own and entry.refused:
@@ -311,15 +309,14 @@ class Applier:
 
     # ── own entries ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _release(self, entry: Entry, number: int, payload: bytes) -> None:
+    def _release(self, entry: Entry, number: int) -> None:
         self._outbox.release(number)
         self._pending.release(number)
         if self._parked.count:
             self._rows.drop_older(entry)
         self._apply_changes(entry, first_batch=number)
-        if not entry.refused:
-            return
-        self._take_hub_rows(entry, number, batch_cells(payload))
+        if entry.refused:
+            self._take_hub_rows(entry, number, batch_cells(self._outbox.payload_of(number)))
 
     def _take_hub_rows(
         self, entry: Entry, number: int | None, mine: dict[tuple[str, str, str], dict[str, WireValue]]

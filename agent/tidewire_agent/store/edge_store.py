@@ -16,6 +16,7 @@ from tidewire_agent.errors import sqlite_errors as _sqlite_errors
 from tidewire_agent.store import capture
 from tidewire_agent.store.apply import Applied, Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
+from tidewire_agent.store.checkpoint import WalCheckpoint
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
 from tidewire_agent.store.loads import Loads, LoadStanding
 from tidewire_agent.store.meta import Meta
@@ -82,6 +83,8 @@ class EdgeStore:
         self._switch = switch
         self._closed = False
         self._files = OpenFiles(path, connection)
+        self._data_version = 0
+        self._wal = WalCheckpoint(connection, settings.wal_bytes_max)
         self._told_tables: dict[int, TableShape] | None = None
         self._meta = Meta(connection)
         self._outbox = Outbox(
@@ -136,6 +139,7 @@ class EdgeStore:
             self._seeds,
             self._loads,
             batch_bytes_max=settings.batch_bytes_max,
+            changes_soft_max=settings.changes_per_batch_soft_max,
             changes_max=settings.changes_per_batch_max,
             sealed=self._rows.sealed,
         )
@@ -289,7 +293,12 @@ class EdgeStore:
             DatabaseMissing, DatabaseReplaced, WalReplaced: the files are others than those that were opened.
         """
         self._files.check()
-        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+        with _sqlite_errors():
+            version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+            if version != self._data_version:
+                self._data_version = version
+                self._sealer.saw_commit()
+            return version
 
     # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -372,6 +381,8 @@ class EdgeStore:
         with _sqlite_errors():
             self.refresh()
             outcome = self._sealer.seal(now_ms)
+            self._wal.wrote(outcome.bytes)
+            self._wal.run_if_due()
             return outcome if outcome.more or not self._loader.tidy() else outcome._replace(more=True)
 
     def heed(self, batch_bytes_max: int) -> None:
@@ -448,7 +459,10 @@ class EdgeStore:
         """
         with _sqlite_errors():
             self.refresh()
-            return self._applier.apply(page)
+            applied = self._applier.apply(page)
+            self._wal.wrote()
+            self._wal.run_if_due()
+            return applied
 
     # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -473,13 +487,19 @@ class EdgeStore:
         """Load some more rows of the chunk that is due; call it again until it is done."""
         with _sqlite_errors():
             self.refresh()
-            return self._loader.load(chunk)
+            step = self._loader.load(chunk)
+            self._wal.wrote()
+            self._wal.run_if_due()
+            return step
 
     def load_finish(self) -> LoadStep:
         """Once all chunks are loaded: some more of what is left to do; call it again until it is done."""
         with _sqlite_errors():
             self.refresh()
-            return self._loader.finish()
+            step = self._loader.finish()
+            self._wal.wrote()
+            self._wal.run_if_due()
+            return step
 
     def load_forget(self) -> None:
         """The snapshot is gone; what it has brought stays until another is loaded."""

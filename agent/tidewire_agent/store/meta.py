@@ -79,6 +79,7 @@ def trim_marks(connection: sqlite3.Connection, meta: Meta) -> None:
 
     A mark above it would give its position to changes that are made later.
     """
+    meta.set(trimmed=meta.number("trimmed") + 1)
     newest = connection.execute("SELECT max(id) FROM tidewire_change").fetchone()[0]
     if newest is None:
         connection.execute("DELETE FROM tidewire_mark")

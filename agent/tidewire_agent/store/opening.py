@@ -32,6 +32,7 @@ def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
                 hint="it must lie on a local disk and be writable",
             )
         connection.execute("PRAGMA synchronous = NORMAL")  # EdgeStore.harden makes it durable before it is sent
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # EdgeStore does it, when no transaction waits for it
         connection.execute("PRAGMA foreign_keys = OFF")  # the log holds the effects of foreign key actions already
         connection.execute("PRAGMA ignore_check_constraints = ON")  # what was taken elsewhere must fit here too
         connection.execute("PRAGMA recursive_triggers = OFF")

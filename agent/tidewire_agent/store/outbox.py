@@ -133,13 +133,14 @@ class Outbox:
         row = self._connection.execute("SELECT digest FROM tidewire_batch WHERE batch = ?", (number,)).fetchone()
         return None if row is None else str(row[0])
 
-    def waiting_payload(self, number: int, digest: str) -> bytes | None:
-        """The bytes of a batch that is not released, if its digest is this one."""
-        row = self._connection.execute(
-            "SELECT payload FROM tidewire_batch WHERE batch = ? AND digest = ? AND batch > ?",
-            (number, digest, self.released),
-        ).fetchone()
-        payload: bytes | None = row[0] if row else None
+    def is_waiting(self, number: int, digest: str) -> bool:
+        """Whether a batch of this digest is here and not released."""
+        return number > self.released and self.digest_of(number) == digest
+
+    def payload_of(self, number: int) -> bytes:
+        """The bytes of a batch that is here."""
+        row = self._connection.execute("SELECT payload FROM tidewire_batch WHERE batch = ?", (number,)).fetchone()
+        payload: bytes = row[0]
         return payload
 
     def newest(self, limit: int) -> list[KeptBatch]:

@@ -80,7 +80,7 @@ class Pending:
         self._batch: int | None = None
         """The newest batch that is indexed."""
         self._change = 0
-        self._drained = -1
+        self._ids_of = (-1, -1)
         self._released = meta.included
         self._wants: Literal["all", "some", "none"] = "all"
         connection.execute(_CREATE)
@@ -190,7 +190,7 @@ class Pending:
         self._change = 0
         # What a snapshot includes that is being loaded is judged, though the log is not applied so far yet.
         self._released = self._meta.included
-        self._drained = -1
+        self._ids_of = (-1, -1)
         self._wants = "all"
 
     def _forget_unsealed(self) -> None:
@@ -226,10 +226,10 @@ class Pending:
         return rows
 
     def _cover_changes(self) -> None:
-        drained = self._meta.number("drained")
-        if drained != self._drained:
+        ids_of = (self._meta.number("drained"), self._meta.number("trimmed"))
+        if ids_of != self._ids_of:  # ids that were seen may have been given again
             self._forget_unsealed()
-            self._drained = drained
+            self._ids_of = ids_of
         newest = self._connection.execute("SELECT max(id) FROM tidewire_change").fetchone()[0]
         if newest is None or newest <= self._change:
             return

@@ -3,8 +3,8 @@
 -- Who this database is and how far it has come. Names: tables_version, device, incarnation, stream, log_id, heard_epoch;
 -- epoch and seq (the checkpoint); next_batch, last_digest; parent_digest (what batch 1 follows), ancestors (see
 -- outbox.py: batches of earlier incarnations have numbers of 0 and below); released (highest own batch that the applied
--- log includes); drained (how often
--- the change log was emptied, as its ids then begin anew); wanted (tables asked for), unwanted (tables
+-- log includes); drained (how often the change log was emptied, as its ids then begin anew); trimmed (how often the
+-- newest changes may have been removed, as their ids are then given again); wanted (tables asked for), unwanted (tables
 -- detached again), dead_dropped, next_dead.
 CREATE TABLE IF NOT EXISTS tidewire_meta (
     name  TEXT PRIMARY KEY,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count
 from typing import Any, Final, NamedTuple
@@ -33,6 +33,11 @@ from tidewire_schemas.values import decode_row, encode_row
 
 logger = logging.getLogger(__name__)
 
+TRANSACTION_ENDS_MAX: Final = 4096
+"""Ends of transactions that are remembered: of more, the oldest are forgotten, and batches get larger."""
+
+_MAX_ID: Final = 2**63 - 1
+
 _PLAIN: Final = frozenset({int, str, float, type(None)})
 
 WireRun = dict[str, Any]
@@ -49,6 +54,8 @@ class SealOutcome(NamedTuple):
     """Seconds for which it held the app's write lock."""
     changes: int = 0
     """About how many changes of the app it took."""
+    bytes: int = 0
+    """Size of the batch."""
 
 
 class Draft(NamedTuple):
@@ -78,7 +85,8 @@ class Sealer:
         connection: the agent's connection, in autocommit mode.
         transaction: gives a write transaction.
         batch_bytes_max: a larger batch is split, and the log says so.
-        changes_max: change log rows taken into one batch.
+        changes_soft_max: a batch ends at the first known end of a transaction before or after so many change log rows.
+        changes_max: change log rows taken into one batch, wherever transactions end.
         sealed: told, in the storing transaction, of rows whose changes came to nothing.
     """
 
@@ -94,6 +102,7 @@ class Sealer:
         loads: Loads,
         *,
         batch_bytes_max: int,
+        changes_soft_max: int,
         changes_max: int,
         sealed: Callable[[Sequence[tuple[int, bytes]]], None],
     ) -> None:
@@ -106,9 +115,24 @@ class Sealer:
         self._seeds = seeds
         self._loads = loads
         self._own_batch_bytes_max = self._batch_bytes_max = batch_bytes_max
+        self._changes_soft_max = changes_soft_max
         self._changes_max = changes_max
+        self._ends: deque[int] = deque(maxlen=TRANSACTION_ENDS_MAX)
+        """Change ids at which a transaction is known to end, ascending."""
+        self._ends_of = (-1, -1)
+        """The numbers `drained` and `trimmed` for which they hold: ids that were given then may be given again."""
         self._sealed = sealed
         connection.execute("CREATE TEMP TABLE tidewire_stays AS SELECT * FROM main.tidewire_change WHERE 0")
+
+    def saw_commit(self) -> None:
+        """Another connection has committed: what is in the change log now ends with a whole transaction."""
+        ids_of = self._ids_of()
+        (newest,) = self._connection.execute("SELECT max(id) FROM tidewire_change").fetchone()
+        if ids_of != self._ends_of:
+            self._ends.clear()
+            self._ends_of = ids_of
+        if newest is not None and (not self._ends or newest > self._ends[-1]):
+            self._ends.append(newest)
 
     def seal(self, now_ms: int) -> SealOutcome:
         """Seal what is committed now: the change log first, seeds when it is empty."""
@@ -138,7 +162,11 @@ class Sealer:
         lock_s = self._store(draft, now_ms)
         more = self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_change)").fetchone()[0]
         return SealOutcome(
-            batches=1 if draft.runs else 0, more=bool(more) or self._seeds.waiting(), lock_s=lock_s, changes=changes
+            batches=1 if draft.runs else 0,
+            more=bool(more) or self._seeds.waiting(),
+            lock_s=lock_s,
+            changes=changes,
+            bytes=len(draft.changes_json),
         )
 
     def heed(self, batch_bytes_max: int) -> None:
@@ -149,12 +177,13 @@ class Sealer:
 
     def _read(self, limit: int, now_ms: int) -> Draft | None:
         with snapshot(self._connection):
-            row = self._connection.execute(
-                "SELECT min(id), max(id) FROM (SELECT id FROM tidewire_change ORDER BY id LIMIT ?)", (limit,)
-            ).fetchone()
-            if row[0] is None:
+            (first,) = self._connection.execute("SELECT min(id) FROM tidewire_change").fetchone()
+            if first is None:
                 return None
-            first, cut = int(row[0]), int(row[1])
+            (cut,) = self._connection.execute(
+                "SELECT max(id) FROM (SELECT id FROM tidewire_change WHERE id <= ? ORDER BY id LIMIT ?)",
+                (self._end_of_transaction(first), limit),
+            ).fetchone()
             base_of = self._bases(cut)
             ties = count(1)
             runs: list[WireRun] = []
@@ -185,6 +214,22 @@ class Sealer:
                 runs.extend(self._runs(synced, changes, touched, nothing, unsent, whole))
             runs.sort(key=lambda run: run["op"] != "delete")
             return Draft(runs, _encoded(runs), first, cut, dead, touched, nothing, whole)
+
+    def _end_of_transaction(self, first: int) -> int:
+        """Where the batch that begins with this change should end, so that receivers apply it in a short time."""
+        if self._ends_of != self._ids_of():
+            return _MAX_ID
+        while self._ends and self._ends[0] < first:
+            self._ends.popleft()
+        target = first + self._changes_soft_max
+        end = _MAX_ID
+        for end in self._ends:
+            if end >= target:
+                break
+        return end
+
+    def _ids_of(self) -> tuple[int, int]:
+        return self._meta.number("drained"), self._meta.number("trimmed")
 
     def _joined(self, synced: Synced, cut: int) -> list[tuple[Any, ...]]:
         """(id, op, cols, key…, is there, columns…) for each change of the table."""
@@ -321,7 +366,9 @@ class Sealer:
 
     def _remove_changes(self, cut: int) -> None:
         """Without WHERE a table is emptied page by page, not row by row: so what is to stay is set aside, if little."""
-        oldest, newest = self._connection.execute("SELECT min(id), max(id) FROM tidewire_change").fetchone()
+        # Two queries: SQLite finds one extreme at an end of the table, but reads all of it for both at once.
+        (oldest,) = self._connection.execute("SELECT min(id) FROM tidewire_change").fetchone()
+        (newest,) = self._connection.execute("SELECT max(id) FROM tidewire_change").fetchone()
         if newest == cut:
             self._connection.execute("DELETE FROM tidewire_change")
             self._connection.execute("DELETE FROM tidewire_mark")
@@ -394,7 +441,7 @@ class Sealer:
             self._dead_letters.add(chunk.dead)
             self._seeds.offered(chunk)
         lock_s = time.perf_counter() - started
-        return SealOutcome(batches=1 if sends else 0, more=True, lock_s=lock_s)
+        return SealOutcome(batches=1 if sends else 0, more=True, lock_s=lock_s, bytes=len(encoded))
 
 
 def _base_of_rows(

@@ -16,8 +16,13 @@ class StoreSettings(BaseModel):
 
     busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long the agent waits for the app's write lock before it reports the database as busy and tries again."""
+    wal_bytes_max: Annotated[int, Field(ge=4096)] = 4 * 1024 * 1024
+    """About how much the agent writes to the `-wal` file before it moves it into the database (a checkpoint)."""
     batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
     """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
+    changes_per_batch_soft_max: Annotated[int, Field(ge=1)] = 5_000
+    """A batch ends with a transaction after about so many changes, where the agent saw one end: short batches are
+    applied in a short time. A larger transaction is one batch."""
     changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
     """Change log rows read into one batch: bounds the agent's memory while it works off a backlog."""
     seed_chunk_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024

@@ -5,7 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidewire_agent.runtime.pace import LockBudget
+from tidewire_agent.runtime.pace import (
+    ACTIVE_S,
+    APPLY_ACTIVE_S,
+    APPLY_PAUSE_MAX_S,
+    GAP_S,
+    RUSH_AFTER_S,
+    LockBudget,
+    Pace,
+    Rush,
+)
 
 
 def test_after_a_quiet_time_nothing_waits() -> None:
@@ -37,3 +46,82 @@ def test_one_slow_hold_stops_the_sealing_for_no_longer_than_the_longest_pause() 
     budget = LockBudget(0.01, 0.02, 1.0, 0.0)
     budget.spend(5.0, 0.0)
     assert budget.wait_s(0.0) == 1.0
+
+
+def commits(rush: Rush, began_at: float, ended_at: float, every_s: float = 0.004) -> None:
+    """An app commits from one moment to another, and each look finds it."""
+    now = began_at
+    while now <= ended_at:
+        rush.looked(True, now)
+        now += every_s
+    rush.looked(True, ended_at)
+
+
+def test_a_rush_lasts_until_a_look_finds_nothing() -> None:
+    rush = Rush()
+    commits(rush, 0.0, 1.0)
+    assert rush.lasts_s() == 1.0
+    rush.looked(False, 1.0 + GAP_S / 2)
+    assert rush.lasts_s() == 1.0
+    rush.looked(False, 1.0 + GAP_S * 2)
+    assert rush.lasts_s() == 0.0
+
+
+def test_a_look_that_comes_late_ends_no_rush() -> None:
+    """While the agent waits for the lock it cannot look."""
+    rush = Rush()
+    commits(rush, 0.0, 1.0)
+    commits(rush, 1.5, 2.0)
+    assert rush.lasts_s() == 2.0
+
+
+def pace() -> Pace:
+    return Pace(share_max=0.01, burst_s=0.02, pause_max_s=1.0, rush_share_max=0.001, rush_pause_max_s=5.0, now=0.0)
+
+
+def test_no_app_writes_and_nothing_waits() -> None:
+    manners = pace()
+    manners.held(0.5, 0.0)
+    assert manners.wait_s(0.0) == 0
+    manners.rush.looked(True, 1.0)
+    manners.held(0.5, 1.0)
+    assert manners.wait_s(1.0) > 0
+    assert manners.wait_s(1.0 + ACTIVE_S * 1.1) == 0
+
+
+def test_an_app_that_writes_now_and_then_meets_the_lock_for_its_share_at_most() -> None:
+    manners = pace()
+    manners.rush.looked(True, 1.0)
+    manners.held(0.01, 1.0)
+    assert manners.wait_s(1.0) == 0
+    manners.held(0.015, 1.0)
+    assert round(manners.wait_s(1.0), 6) == 0.5
+
+
+def test_an_app_that_commits_small_transactions_without_a_pause_is_left_alone_until_it_pauses() -> None:
+    manners = pace()
+    commits(manners.rush, 1.0, 1.0 + RUSH_AFTER_S)
+    now = 1.0 + RUSH_AFTER_S
+    manners.sealed(20, now)
+    manners.held(0.001, now)
+    assert round(manners.wait_s(now), 6) == 1.0
+    assert manners.wait_s(now, applying=True) == manners.wait_s(now)
+    manners.rush.looked(False, now + GAP_S * 1.1)
+    assert manners.wait_s(now + GAP_S * 1.1) == 0
+
+
+def test_large_transactions_do_not_gather() -> None:
+    manners = pace()
+    commits(manners.rush, 1.0, 2.0)
+    manners.sealed(100_000, 2.0)
+    manners.held(0.001, 2.0)
+    assert manners.wait_s(2.0) == 0
+
+
+def test_catching_up_beside_an_app_that_writes_goes_on_after_short_pauses() -> None:
+    manners = pace()
+    manners.rush.looked(True, 1.0)
+    manners.held(1.0, 1.5)
+    assert round(manners.wait_s(1.5, applying=True), 6) == APPLY_PAUSE_MAX_S
+    assert manners.wait_s(1.5 + APPLY_PAUSE_MAX_S, applying=True) == 0
+    assert manners.wait_s(1.0 + APPLY_ACTIVE_S * 1.1, applying=True) == 0

@@ -1,0 +1,88 @@
+"""Where a batch ends: with a transaction, soon after the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.fleet import Edge
+from tidewire_agent.store.settings import StoreSettings
+from tidewire_schemas.codec import parse_batch
+
+TABLE = "CREATE TABLE t (id INTEGER PRIMARY KEY, v)"
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Iterator[Edge]:
+    path = tmp_path / "a.db"
+    edge = Edge(path, "a", settings=StoreSettings(changes_per_batch_soft_max=10))
+    edge.sql(TABLE)
+    edge.attach("t")
+    edge.seal()
+    edge.store.data_version()
+    yield edge
+    edge.close()
+
+
+def write(edge: Edge, first: int, rows: int, *, seen: bool = True) -> None:
+    """One transaction, whose commit the agent has seen or not."""
+    values = ", ".join(f"({first + n}, 0)" for n in range(rows))
+    edge.sql(f"BEGIN; INSERT INTO t VALUES {values}; COMMIT")
+    if seen:
+        edge.store.data_version()
+
+
+def sizes(edge: Edge) -> list[int]:
+    """Rows of each batch in the outbox."""
+    edge.seal()
+    payloads = [batch.payload for batch in edge.store.outbox(0, count_max=100, bytes_max=2**30)]
+    parsed = [parse_batch(payload, bytes_max=len(payload)).batch for payload in payloads]
+    return [sum(len(run.rows) for run in batch.changes) for batch in parsed]
+
+
+def test_small_transactions_make_batches_of_about_the_target(edge: Edge) -> None:
+    for n in range(12):
+        write(edge, n * 3, 3)
+    assert sizes(edge) == [12, 12, 12]
+
+
+def test_a_large_transaction_is_one_batch(edge: Edge) -> None:
+    """Guarantee 4."""
+    write(edge, 0, 2)
+    write(edge, 10, 50)
+    write(edge, 100, 2)
+    assert sizes(edge) == [52, 2]
+
+
+def test_transactions_whose_ends_were_not_seen_are_never_parted(edge: Edge) -> None:
+    """Guarantee 4."""
+    write(edge, 0, 4)
+    for n in range(1, 6):
+        write(edge, n * 10, 4, seen=False)
+    write(edge, 100, 4)
+    assert sizes(edge) == [28]
+
+
+def test_ends_of_changes_that_are_sealed_say_nothing_of_later_ones_with_the_same_numbers(edge: Edge) -> None:
+    """The change log was emptied, so its numbers begin anew. Guarantee 4."""
+    for n in range(5):
+        write(edge, n * 4, 4)
+    edge.seal()
+    write(edge, 100, 30, seen=False)
+    assert sizes(edge)[-1] == 30
+
+
+def test_an_end_is_not_believed_once_the_newest_changes_were_removed(edge: Edge) -> None:
+    """Detaching a table removes its changes, and others get their numbers. Guarantee 4."""
+    edge.sql("CREATE TABLE u (id INTEGER PRIMARY KEY)")
+    edge.attach("u")
+    edge.seal()
+    edge.store.data_version()
+    write(edge, 0, 11)
+    edge.sql("INSERT INTO u VALUES (1), (2), (3)")
+    edge.store.data_version()
+    edge.store.detach_table("u")
+    write(edge, 100, 30, seen=False)
+    assert sizes(edge)[-1] == 41
