@@ -38,6 +38,8 @@ class Announcer:
         self._said_at = -inf
         self.replaces: str | None = None
         """The other log that this hub took the stream over from."""
+        self.said_busy = False
+        """Whether the last head says that the hub is busy."""
         self.head_at = inf
         """When the next head is due; infinite while there is no connection."""
 
@@ -63,8 +65,9 @@ class Announcer:
         self.head_at = min(self.head_at, due)
         return now.s >= due
 
-    def say_head(self, head: Position, epoch: int, oldest: int, now: Now) -> None:
-        """Say how far the log goes."""
+    def say_head(self, head: Position, epoch: int, oldest: int, now: Now, *, busy: str | None = None) -> None:
+        """Say how far the log goes, and what holds the hub up."""
+        self.said_busy = busy is not None
         self._said_at = now.s
         self.head_at = now.s + self._settings.head_period_s
         message = Head(
@@ -76,6 +79,7 @@ class Announcer:
             boot=self._boot,
             replaces=self.replaces,
             at=now.ms,
+            busy=busy,
         )
         self._voice.publish(topics.head(self._settings.stream), codec.encode(message), retain=True)
 

@@ -51,6 +51,8 @@ class Commit:
     """New entries, consecutive, with their positions and wire bytes."""
     acks: list[Acked] = field(default_factory=list)
     problems: list[BatchProblem] = field(default_factory=list)
+    left: int = 0
+    """So many of what came, at its end, were left for the next group: the time of this one was up."""
     rows: int = 0
     """Rows of accepted batches, refused ones included."""
     refused: int = 0

@@ -115,6 +115,7 @@ class HubCore:
             self._queue,
             batches_max=settings.commit_batches_max,
             bytes_max=settings.commit_bytes_max,
+            busy_s=settings.commit_busy_s,
             retry_min_s=settings.commit_retry_min_s,
             retry_max_s=settings.commit_retry_max_s,
         )
@@ -172,10 +173,10 @@ class HubCore:
         self._replay()
         return self._voice.take()
 
-    def on_outbox(self, *, full: bool) -> list[Effect]:
+    def on_outbox(self, now: Now, *, full: bool) -> list[Effect]:
         """The shell has too much to publish (`full`), or has caught up: commits wait meanwhile."""
         self._commits.held_back = full
-        self._append_next()
+        self._append_next(now)
         return self._voice.take()
 
     # ── inputs: messages ──────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +232,7 @@ class HubCore:
             return
         for device in self._queue.put(session.device, batch):
             self._hold_off(device)
-        self._append_next()
+        self._append_next(now)
 
     def _take_ask(self, session: Session, payload: bytes, now: Now) -> None:
         message = codec.parse("ask", payload, bytes_max=len(payload))
@@ -292,21 +293,22 @@ class HubCore:
     # ── inputs: what became of effects ────────────────────────────────────────────────────────────────────────────
 
     def on_appended(self, group: Sequence[QueuedBatch], commit: Commit, now: Now) -> list[Effect]:
-        """A group is durable: it goes out, and its batches are acked."""
-        self._commits.succeeded()
+        """A group is durable: it goes out, and its batches are acked. What is left of it waits again."""
+        group, left = group[: len(group) - commit.left], group[len(group) - commit.left :]
+        self._commits.succeeded(left)
         self._settle_at = now.s + self._settings.settle_after_s
         self.head = commit.head
         self._fan_out(commit)
         self._ack(commit, now)
         self._pass_on_problems(group, commit.problems, now)
-        if commit.entries and self._announcer.head_moved(now):
+        if (commit.entries and self._announcer.head_moved(now)) or self._announcer.said_busy:
             self.say_head(now)
         if self.state == "halted":
             self.state, self.problem = "leading", None
             self._voice.report("info", "commits succeed again")
             self.say_state()
         self._let_go_on()
-        self._append_next()
+        self._append_next(now)
         return self._voice.take()
 
     def on_append_failed(
@@ -330,7 +332,9 @@ class HubCore:
                 topic = self._voice.up_topic(batch.device)
                 self._voice.reject(self._sessions.of(batch.device), topic, batch.payload, error, now)
                 self._save_soon(now)
-        self._append_next()
+        if self._announcer.said_busy:
+            self.say_head(now)
+        self._append_next(now)
         return self._voice.take()
 
     def on_led(self, epoch: int, now: Now) -> list[Effect]:
@@ -401,15 +405,15 @@ class HubCore:
 
     def wake_at(self) -> float:
         """When `on_time` has something to do, in seconds of `Now.s`; infinite for never."""
-        timers = (self._commits.retry_at, self._announcer.head_at, self._save_at, self._settle_at)
+        timers = (self._commits.retry_at, self._head_at, self._save_at, self._settle_at)
         return min(*timers, self._reassembly.wake_at(), self._leadership.wake_at)
 
     def on_time(self, now: Now) -> list[Effect]:
         """Time has passed."""
         if now.s >= self._commits.retry_at:
             self._commits.retry_at = inf
-            self._append_next()
-        if now.s >= self._announcer.head_at:
+            self._append_next(now)
+        if now.s >= self._head_at:
             self.say_head(now)
         if now.s >= self._save_at:
             self._save(now)
@@ -436,8 +440,8 @@ class HubCore:
 
     # ── commits ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _append_next(self) -> None:
-        self._voice.add(*self._commits.next())
+    def _append_next(self, now: Now) -> None:
+        self._voice.add(*self._commits.next(now.s))
 
     def _fan_out(self, commit: Commit) -> None:
         entries = [(entry.position, entry.data) for entry in commit.entries]
@@ -517,7 +521,13 @@ class HubCore:
 
     def say_head(self, now: Now) -> None:
         """Say how far the log goes."""
-        self._announcer.say_head(self.head, self.epoch, self.oldest, now)
+        self._announcer.say_head(self.head, self.epoch, self.oldest, now, busy=self._commits.busy(now.s))
+
+    @property
+    def _head_at(self) -> float:
+        """When a head is due: the next one, or the word that a commit takes long if there is anybody to say it to."""
+        busy_at = self._commits.busy_at if self._leadership.serving else inf
+        return min(busy_at, self._announcer.head_at)
 
     def _save_soon(self, now: Now) -> None:
         if self._save_at == inf:

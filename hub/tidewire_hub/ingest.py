@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Collection, Sequence
 
 from tidewire_hub.actions import QueuedBatch
 
@@ -61,6 +62,19 @@ class IngestQueue:
             self._queues.move_to_end(device)
             self._taken(device, payload)
         return tuple(group)
+
+    def put_back(self, batches: Sequence[QueuedBatch], *, served: Collection[str]) -> None:
+        """Put what a group did not come to back in front of what its devices sent later.
+
+        Devices of `served` had a turn in that group, so others come first. What was in the queue before is not shed
+        again: limits are kept the next time something new comes.
+        """
+        for device, payload in reversed(batches):
+            self._queues.setdefault(device, deque()).appendleft(payload)
+            self._queues.move_to_end(device, last=device in served)
+            self._bytes_of[device] = self._bytes_of.get(device, 0) + len(payload)
+            self._count += 1
+            self._bytes += len(payload)
 
     def _taken(self, device: str, payload: bytes) -> None:
         self._count -= 1

@@ -84,7 +84,7 @@ class HubRuntime:
         self._outbox = Outbox(
             link,
             bytes_max=settings.publish_bytes_max,
-            on_full=lambda full: self._perform(core.on_outbox(full=full)),
+            on_full=lambda full: self._perform(core.on_outbox(self._now(), full=full)),
             on_done=self._published,
         )
         self._append_began_s = inf
@@ -120,7 +120,7 @@ class HubRuntime:
             reasons.append(self._core.problem if replaced else f"the last commit failed: {self._core.problem}")
         under_way_s = self._now().s - self._append_began_s
         if under_way_s > self._settings.commit_slow_s:
-            reasons.append(f"a commit has been under way for {under_way_s:.0f} s: is the disk stuck?")
+            reasons.append(f"a commit has been under way for {under_way_s:.0f} s: a huge batch, or is the disk stuck?")
         reasons.extend(self._refused.values())
         return reasons
 
@@ -381,7 +381,7 @@ class HubRuntime:
     async def _stop(self) -> None:
         """Let the commit under way be acked, say goodbye, and leave the rest unacked for devices to send again."""
         self._stopping = True
-        self._perform(self._core.on_outbox(full=True))
+        self._perform(self._core.on_outbox(self._now(), full=True))
         try:
             async with asyncio.timeout(_STOP_COMMIT_S):
                 await self._idle.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pydantic_core import to_json
@@ -64,8 +64,10 @@ class Sequencer:
         self._commit: Final = Commit(head)
         self._problems: Final[dict[BatchProblem, None]] = {}
 
-    def take_all(self, incoming: Sequence[Incoming], poisoned: Mapping[int, BatchProblem]) -> Commit:
-        """Take every batch in its turn. Those in `poisoned` (by index) get that problem.
+    def take_all(
+        self, incoming: Sequence[Incoming], poisoned: Mapping[int, BatchProblem], enough: Callable[[], bool]
+    ) -> Commit:
+        """Take every batch in its turn, at least one, until `enough`. Those in `poisoned` (by index) get that problem.
 
         Raises:
             Poisoned: a batch cannot become an entry; the state must be rolled back.
@@ -76,6 +78,9 @@ class Sequencer:
                 problem = self._take(index, item)
             if problem is not None:
                 self._problems[problem] = None  # once: a gap makes the same one for every batch in flight
+            if enough():
+                self._commit.left = len(incoming) - index - 1
+                break
         self._commit.problems.extend(self._problems)
         return self._commit
 

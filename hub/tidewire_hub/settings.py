@@ -51,10 +51,19 @@ class HubSettings(LogSettings, BrokerSettings):
     """Bytes of these. With the parts and the replay cache this bounds the hub's memory."""
 
     commit_batches_max: int = Field(default=512, ge=1)
-    """Batches in one group commit: enough that the fsync is a small share of it, few enough to ack within ~100 ms."""
+    """Batches in one group commit: enough that the fsync is a small share of it."""
 
     commit_bytes_max: int = Field(default=4 * 1024 * 1024, ge=2_048)
-    """Bytes in one group commit, for the same reason; a single larger batch is a group of its own."""
+    """Bytes in one group commit, as the hub holds them in memory again while they go out to devices; a single larger
+    batch is a group of its own."""
+
+    commit_time_max_s: Seconds = 0.1
+    """A group in which so much time has passed takes no further batch: what is left goes on after those of other
+    devices. One batch is never cut, so a group may take this and the time of its last batch."""
+
+    commit_busy_s: Seconds = 2.0
+    """A commit that is under way for so long is told in the head, and again each time so much has passed: devices then
+    wait, rather than take the hub for gone. Below their `welcome_timeout_s` (5) and `ack_timeout_s` (10)."""
 
     commit_retry_min_s: Seconds = 0.5
     """First pause after a commit failed (disk full); it doubles each time."""

@@ -11,7 +11,7 @@ is done.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,10 +174,11 @@ class Stream:
         """Who took this log over elsewhere; empty if nobody did."""
         return self._log.load_document(REPLACED) or b""
 
-    def sequence(self, incoming: Sequence[Incoming], at_ms: int) -> Commit:
+    def sequence(self, incoming: Sequence[Incoming], at_ms: int, enough: Callable[[], bool] = lambda: False) -> Commit:
         """One group commit: dedupe, resolve, number, append durably, fold.
 
-        A batch that cannot be used gives a problem and holds up no other.
+        A batch that cannot be used gives a problem and holds up no other. Once `enough` says so, after at least one,
+        the others are left (`Commit.left`).
 
         Raises:
             StaleLeader: another hub leads; nothing was stored, nothing may be acked.
@@ -188,7 +189,7 @@ class Stream:
         while True:
             self._ready()
             try:
-                commit = self._attempt(incoming, at_ms, poisoned)
+                commit = self._attempt(incoming, at_ms, poisoned, enough)
             except Poisoned as error:
                 logger.exception("a batch of %s is left out: %s", error.problem.device, error)
                 poisoned[error.index] = error.problem
@@ -292,7 +293,13 @@ class Stream:
     def _state_errors(self) -> AbstractContextManager[None]:
         return storage_errors(self._state_name, if_damaged=DAMAGED_STATE_HINT)
 
-    def _attempt(self, incoming: Sequence[Incoming], at_ms: int, poisoned: dict[int, BatchProblem]) -> Commit:
+    def _attempt(
+        self,
+        incoming: Sequence[Incoming],
+        at_ms: int,
+        poisoned: dict[int, BatchProblem],
+        enough: Callable[[], bool],
+    ) -> Commit:
         """Resolve and append one group; whatever fails, the state is rolled back and nothing was acked."""
         sequencer = Sequencer(
             self._state,
@@ -305,7 +312,7 @@ class Stream:
         try:
             with self._state_errors():
                 self._state.begin()
-                commit = sequencer.take_all(incoming, poisoned)
+                commit = sequencer.take_all(incoming, poisoned, enough)
             if commit.entries:
                 self._log.append(self._epoch, Seq(commit.prev.seq), commit.entries)
         except BaseException:

@@ -89,8 +89,11 @@ class StreamHost:
             self.stream.stand_aside(b"")
 
     def append(self, group: Sequence[QueuedBatch]) -> Commit:
-        """One group commit."""
-        return self.stream.sequence([Incoming(*batch) for batch in group], wall_ms())
+        """One group commit of as many of these as there is time for."""
+        until_s = time.monotonic() + self._settings.commit_time_max_s
+        return self.stream.sequence(
+            [Incoming(*batch) for batch in group], wall_ms(), lambda: time.monotonic() >= until_s
+        )
 
     def greet(self, greet: Greet) -> Standing:
         """Take a device's tables, and look up where it stands."""

@@ -355,6 +355,8 @@ class Head(Message):
     replaces: Id | None = None
     """Another log that this leader took the stream over from, on a person's word."""
     at: Millis
+    busy: str | None = None
+    """For people: what the hub has been doing for seconds, so that acks and greetings must wait. None: it is not."""
 
 
 class HubState(Message):

@@ -23,7 +23,7 @@ from tidewire_link.memory import InMemoryBroker, InMemoryLink
 from tidewire_link.port import Connected, Received
 from tidewire_link.settings import LinkSettings
 from tidewire_schemas import codec, topics
-from tidewire_schemas.messages import Ack, Page, ReplayRequest
+from tidewire_schemas.messages import Ack, FreshAnswer, FreshRequest, Head, Page, ReplayRequest
 from tidewire_schemas.positions import START
 
 
@@ -41,7 +41,9 @@ class Bench:
         async for event in self.client:
             match event:
                 case Connected():
-                    await self.client.subscribe(["tidewire/v1/stream/main/log", "tidewire/v1/device/+/in/main"])
+                    await self.client.subscribe(
+                        [topics.log("main"), topics.head("main"), "tidewire/v1/device/+/in/main"]
+                    )
                 case Received(topic=topic, payload=payload):
                     place = topics.parse(topic)
                     assert place is not None
@@ -145,6 +147,24 @@ async def test_the_loop_goes_on_reading_while_a_commit_waits_for_the_disk(tmp_pa
         await wait_for_async(lambda: len(on.of(Ack)) == 10, what="ten acks")
         assert host.groups == [1, 9]
         assert [len(page.entries) for page in on.of(Page)] == [1, 9]
+
+
+async def test_a_commit_that_takes_long_is_told_to_all_and_keeps_no_question_of_freshness_waiting(
+    tmp_path: Path,
+) -> None:
+    SlowHost.gate = asyncio.Event()
+    SlowHost.loop = asyncio.get_running_loop()
+    async with bench(tmp_path, InMemoryBroker(), SlowHost, commit_busy_s=0.05) as on:
+        await wait_for_async(ready(on), what="ready")
+        await on.up("a", batch(1))
+        await wait_for_async(lambda: len([head for head in on.of(Head) if head.busy]) > 1, what="two words of it")
+        question = FreshRequest(v=1, type="fresh_request", incarnation="c" * 32, boot="b" * 32, nonce="e" * 32)
+        await on.client.publish(topics.ask("main", "b"), codec.encode(question))
+        await wait_for_async(lambda: on.of(FreshAnswer), what="how far the log goes")
+        assert on.of(Ack) == []
+        SlowHost.gate.set()
+        await wait_for_async(lambda: on.of(Ack), what="the ack")
+        await wait_for_async(lambda: on.of(Head)[-1].busy is None, what="the end of it")
 
 
 async def test_acks_lost_with_the_connection_are_given_again_for_the_same_batch(tmp_path: Path) -> None:

@@ -18,6 +18,9 @@ NO_ACK: Final = Trouble(
     "likely causes, in this order: the hub has stopped or cannot write (see its log); the broker's rules keep this"
     " device from its `up` topic",
 )
+HUB_BUSY: Final = "hub_busy"
+"""The hub says that it has much to do: what is waited for will come."""
+
 NO_PAGES: Final = Trouble(
     "no_pages",
     "the log goes on and its entries do not arrive",

@@ -15,7 +15,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from tidewire_agent.session.chain import parted
-from tidewire_agent.session.complaints import NO_ACK, NO_LIVE_PAGES, NO_PAGES, NO_WELCOME
+from tidewire_agent.session.complaints import HUB_BUSY, NO_ACK, NO_LIVE_PAGES, NO_PAGES, NO_WELCOME
 from tidewire_agent.session.effects import (
     AnswerFresh,
     ApplyPage,
@@ -44,7 +44,14 @@ STALLS_MAX: Final = 2
 FRUITLESS_MAX: Final = 2
 """So many replays may end before a place that was heard of, until that place is no longer believed in."""
 
-_SOLVED_BY_WELCOME: Final = (NO_WELCOME.code, "log_foreign", "checkpoint_off_log", "leader_stale", "hub_problem")
+_SOLVED_BY_WELCOME: Final = (
+    NO_WELCOME.code,
+    "log_foreign",
+    "checkpoint_off_log",
+    "leader_stale",
+    "hub_problem",
+    HUB_BUSY,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,9 +297,11 @@ class Session:
         if self.state in ASKING and now >= self._hello_at:
             overdue = self._hellos > 0 and now >= self._asking_since + self._limits.welcome_timeout_s
             if self.state is State.HANDSHAKING and overdue:
+                self._clear(HUB_BUSY)
                 self._say(NO_WELCOME)
             self._say_hello(now, random)
         if now >= self._ack_deadline:
+            self._clear(HUB_BUSY)
             self._say(NO_ACK)
             self._doubt(now)
         if now >= self._pages_deadline:
@@ -461,6 +470,7 @@ class Session:
         self._advance(now)
 
     def _take_head(self, head: Head, now: float, random: float) -> None:
+        self._take_busy(head.busy, now)
         if self.state is State.HANDSHAKING and head.epoch != self._head_epoch:
             # A leader that was not heard before: no need to wait out the backoff, but not everyone at once.
             self._head_epoch = head.epoch
@@ -473,6 +483,22 @@ class Session:
         elif not self._is_of_another_epoch(head.epoch, now, random):
             self._heard = max(self._heard, head.head.seq)
             self._advance(now)
+
+    def _take_busy(self, busy: str | None, now: float) -> None:
+        """The hub has so much to do that its answers take long: what is waited for is waited for anew."""
+        if busy is None:
+            self._clear(HUB_BUSY)
+            return
+        limits = self._limits
+        if self.state is State.HANDSHAKING and self._hellos:
+            self._asking_since = now
+            self._hello_at = max(self._hello_at, now + limits.welcome_timeout_s)
+        if self._ack_deadline != inf:
+            self._ack_deadline = max(self._ack_deadline, now + limits.ack_timeout_s)
+        if self._pages_deadline != inf:
+            self._pages_deadline = max(self._pages_deadline, now + limits.stall_timeout_s)
+        if self.state in (State.HANDSHAKING, State.CATCHING_UP) or len(self._window):
+            self._say(Trouble(HUB_BUSY, f"the hub is busy: {busy}", "wait: nothing is lost, it goes on by itself"))
 
     def _is_of_another_epoch(self, epoch: int, now: float, random: float) -> bool:
         """A later epoch than the Welcome's raises doubt; what a stale leader says is ignored. (Guarantee 8.)"""
@@ -604,6 +630,7 @@ class Session:
 
     def _lose(self) -> None:
         self._enter(Cause.DISCONNECTED)
+        self._clear(HUB_BUSY)
         self._forget()
         self._hello_at = inf
 

@@ -111,8 +111,9 @@ def ack(number: int, **changes: Any) -> Ack:
     return Ack(**(values | changes))
 
 
-def head(seq: int, *, epoch: int = EPOCH, log: str = LOG) -> Head:
-    return Head(v=1, type="head", log=log, epoch=epoch, head=Position(epoch, seq), oldest=1, leader="hub", at=0)
+def head(seq: int, *, epoch: int = EPOCH, log: str = LOG, busy: str | None = None) -> Head:
+    position = Position(epoch, seq)
+    return Head(v=1, type="head", log=log, epoch=epoch, head=position, oldest=1, leader="hub", at=0, busy=busy)
 
 
 def problem(code: str, **changes: Any) -> Problem:
@@ -456,6 +457,37 @@ def test_without_an_ack_in_time_it_says_hello_and_sends_again() -> None:
     assert only(effects, SendBatches) == [SendBatches(made.turn, 1, 2, 3, 1024)]
     made.sending(made.turn, sent(2, 2), 11.0)
     assert ClearProblem("no_ack") in feed(made, ack(2), now=11.1)
+
+
+def test_a_busy_hub_is_waited_for_and_not_taken_for_gone() -> None:
+    made = live()
+    made.sealed(1, 0.0)
+    made.sending(made.turn, sent(1, 1), 0.0)
+    for now in range(2, 60, 2):
+        (said,) = only(feed(made, head(0, busy="much"), now=now), SayProblem)
+        assert said.trouble.code == "hub_busy"
+        assert "much" in said.trouble.message
+        assert made.tick(now + 1.9, 0.0) == []
+    assert ClearProblem("hub_busy") in feed(made, head(0), now=60.0)
+    feed(made, head(0, busy="much"), now=61.0)
+    effects = made.tick(61.0 + LIMITS.ack_timeout_s, 0.0)
+    assert ClearProblem("hub_busy") in effects
+    assert codes(effects) == {"no_ack"}
+
+
+def test_a_busy_hub_is_not_asked_again_and_again_for_its_welcome() -> None:
+    made = session()
+    made.connected(0.0)
+    feed(made, head(0, busy="much"), now=1.0)
+    assert made.tick(1.1, 0.0) == [SendHello()]  # to a leader that was not heard before, once
+    for now in range(2, 30, 2):
+        assert codes(feed(made, head(0, busy="much"), now=now)) == {"hub_busy"}
+        assert made.tick(now + 1.9, 1.0) == []
+    assert ClearProblem("hub_busy") in made.welcomed(welcome(), {}, 30.0)
+
+
+def test_who_waits_for_nothing_does_not_care_that_the_hub_is_busy() -> None:
+    assert feed(live(), head(0, busy="much")) == []
 
 
 def test_a_welcome_that_has_all_batches_clears_the_missing_ack() -> None:

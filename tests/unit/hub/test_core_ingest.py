@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from support.hub_core import (
@@ -19,18 +21,31 @@ from support.hub_core import (
     stored,
     told,
 )
-from tidewire_hub.actions import Append, Greet, Publish, QueuedBatch, SaveDevices, Standing
+from tidewire_hub.actions import Append, Effect, Greet, Publish, QueuedBatch, SaveDevices, Standing
 from tidewire_hub.devices import read_document
 from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.stream import Acked
 from tidewire_schemas import topics
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import DatabaseError, TidewireError
-from tidewire_schemas.messages import Ack, ChainPoint, Page, Part, Problem
+from tidewire_schemas.messages import Ack, ChainPoint, FreshRequest, Page, Part, Problem
 from tidewire_schemas.parts import Assembler, split
 from tidewire_schemas.positions import START, Position, Seq
 
 LOG_TOPIC = topics.log("main")
+
+
+def acked(device: str, number: int) -> list[Acked]:
+    return [Acked(device, INCARNATION, number, message_digest(batch(number)), Seq(number))]
+
+
+def heads(effects: Sequence[Effect]) -> list[str | None]:
+    """What the heads among these say that the hub is busy with."""
+    return [said.busy for said in messages(effects, topics.head("main"))]
+
+
+def fresh() -> FreshRequest:
+    return FreshRequest(v=1, type="fresh_request", incarnation=INCARNATION, boot=BOOT, nonce="e" * 32)
 
 
 def test_an_idle_hub_commits_at_once() -> None:
@@ -210,6 +225,50 @@ def test_a_group_is_bounded_by_count_and_by_bytes() -> None:
     assert sizes == [1, 3, 1, 1, 1]
 
 
+def test_what_a_group_had_no_time_for_comes_in_its_order_after_a_turn_of_the_other_devices() -> None:
+    """Guarantee 5."""
+    driver = Driver.make()
+    group = group_of(driver.up("large", batch(1)))
+    for number in range(2, 7):
+        driver.up("large", batch(number))
+    group = group_of(driver.appended(group))
+    assert [sent.payload for sent in group] == [batch(number) for number in range(2, 7)]
+    driver.up("large", batch(7))
+    driver.up("small", batch(1))
+    effects = driver.appended(group, left=4, entries=[], acks=acked("large", 2))
+    assert [ack.batch for ack in told(effects, "large")] == [2]
+    group = group_of(effects)
+    assert group[0] == QueuedBatch("small", batch(1))
+    assert [sent.payload for sent in group[1:]] == [batch(number) for number in range(3, 8)]
+
+
+def test_devices_that_a_group_did_not_come_to_are_the_first_of_the_next() -> None:
+    driver = Driver.make()
+    group = group_of(driver.up("z", batch(1)))
+    for device in ("a", "b", "a", "c"):
+        driver.up(device, batch(1))
+    group = group_of(driver.appended(group))
+    assert [sent.device for sent in group] == ["a", "b", "c", "a"]
+    driver.up("d", batch(1))
+    group = group_of(driver.appended(group, left=3, entries=[], acks=[]))
+    assert [sent.device for sent in group] == ["b", "c", "d", "a"]
+
+
+def test_a_commit_that_takes_long_is_told_again_and_again_and_its_end_at_once() -> None:
+    driver = Driver.make(commit_busy_s=2, head_period_s=60)
+    driver.take(driver.core.on_connected(100_000, driver.now))
+    assert heads(driver.seen) == [None]
+    group = group_of(driver.up("a", batch(1, padding=90_000)))
+    driver.up("b", batch(1))
+    assert not heads(driver.later(1.9))
+    (busy,) = heads(driver.later(0.1))
+    assert busy == "a commit of 0.1 MB has been under way for 2 s, 1 batches wait"
+    assert not heads(driver.later(1.9))
+    assert len(heads(driver.later(0.1))) == 1
+    assert told(driver.ask("a", fresh()), "a")[0].head == START
+    assert heads(driver.appended(group, entries=[], acks=[])) == [None]
+
+
 def test_a_repeated_batch_is_acked_again_and_goes_out_only_once() -> None:
     """Guarantee 2."""
     driver = Driver.make(head=Position(EPOCH, 9))
@@ -291,9 +350,9 @@ def test_of_a_group_that_fails_without_the_disks_fault_each_batch_is_tried_alone
 
 def test_a_slow_broker_holds_commits_back() -> None:
     driver = Driver.make()
-    driver.core.on_outbox(full=True)
+    driver.core.on_outbox(driver.now, full=True)
     assert not every(Append, driver.up("a", batch(1)))
-    assert group_of(driver.core.on_outbox(full=False)) == (QueuedBatch("a", batch(1)),)
+    assert group_of(driver.core.on_outbox(driver.now, full=False)) == (QueuedBatch("a", batch(1)),)
 
 
 def test_heads_of_a_busy_log_are_spaced() -> None:

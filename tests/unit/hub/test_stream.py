@@ -76,6 +76,18 @@ def test_batches_of_one_device_keep_their_order_and_a_gap_is_asked_for_once(stre
     assert [ack.batch for ack in send(stream, three, four).acks] == [3, 4]
 
 
+def test_a_group_whose_time_is_up_leaves_the_rest_for_the_next(stream: Stream) -> None:
+    device = HandDevice("a")
+    sent = [device.seal(device.put("t", "id", [n])) for n in range(5)]
+    calls = iter([False, True])
+    commit = stream.sequence(sent, NOW_MS, lambda: next(calls))
+    assert (commit.left, len(commit.entries), len(commit.acks)) == (3, 2, 2)
+    commit = stream.sequence(sent[2:], NOW_MS, lambda: True)
+    assert (commit.left, commit.acks[0].batch) == (2, 3)
+    commit = stream.sequence(sent[3:], NOW_MS)
+    assert (commit.left, len(commit.entries), commit.problems) == (0, 2, [])
+
+
 def test_a_first_batch_must_be_number_one(stream: Stream) -> None:
     _, two = batches(HandDevice("a"), 2)
     assert [(p.code, p.batch) for p in send(stream, two).problems] == [("resend", 1)]
