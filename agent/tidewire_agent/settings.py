@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator
 
-from tidewire_agent.session.session import SessionLimits
+from tidewire_agent.session.limits import SessionLimits
 from tidewire_agent.store.settings import StoreSettings
 from tidewire_link.command_line import LogSettings
 from tidewire_link.settings import BrokerSettings, LinkSettings, Will, parse_url

@@ -23,7 +23,7 @@ from tidewire_agent.runtime.filework import read_standing
 from tidewire_agent.runtime.inbox import Inbox
 from tidewire_agent.runtime.reporter import Reporter
 from tidewire_agent.runtime.troubles import Troubles
-from tidewire_agent.session.session import Standing
+from tidewire_agent.session.standing import Standing
 from tidewire_agent.settings import AgentSettings, host_device_name
 from tidewire_agent.status import AgentStatus
 from tidewire_agent.store.edge_store import Backlog, EdgeStore

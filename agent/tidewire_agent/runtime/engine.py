@@ -39,7 +39,8 @@ from tidewire_agent.session.effects import (
     SendHello,
     Trouble,
 )
-from tidewire_agent.session.session import Session, Standing
+from tidewire_agent.session.session import Session
+from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings

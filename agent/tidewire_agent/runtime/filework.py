@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tidewire_agent.session.session import Standing
+from tidewire_agent.session.standing import Standing
 from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch

@@ -31,3 +31,13 @@ NO_LIVE_PAGES: Final = Trouble(
     "entries arrive only when they are asked for",
     "may this device read the stream's `log` topic? (a broker may grant a subscription and deliver nothing)",
 )
+
+SOLVED_BY_WELCOME: Final = (
+    NO_WELCOME.code,
+    "log_foreign",
+    "checkpoint_off_log",
+    "leader_stale",
+    "hub_problem",
+    HUB_BUSY,
+)
+"""What is no longer wrong once a hub has welcomed the device."""

@@ -10,12 +10,18 @@ What it holds is bounded: the window of unacked batches, the buffer of pages tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 
 from tidewire_agent.session.chain import parted
-from tidewire_agent.session.complaints import HUB_BUSY, NO_ACK, NO_LIVE_PAGES, NO_PAGES, NO_WELCOME
+from tidewire_agent.session.complaints import (
+    HUB_BUSY,
+    NO_ACK,
+    NO_LIVE_PAGES,
+    NO_PAGES,
+    NO_WELCOME,
+    SOLVED_BY_WELCOME,
+)
 from tidewire_agent.session.effects import (
     AnswerFresh,
     ApplyPage,
@@ -32,7 +38,9 @@ from tidewire_agent.session.effects import (
     SendHello,
     Trouble,
 )
+from tidewire_agent.session.limits import SessionLimits
 from tidewire_agent.session.pages import Next, PageBuffer
+from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import ASKING, FOLLOWING, TRANSITIONS, Cause, State
 from tidewire_agent.session.window import SendWindow, SentBatch
 from tidewire_schemas.messages import Ack, FreshAnswer, Head, Page, Problem, Replay, Welcome
@@ -43,45 +51,6 @@ STALLS_MAX: Final = 2
 
 FRUITLESS_MAX: Final = 2
 """So many replays may end before a place that was heard of, until that place is no longer believed in."""
-
-_SOLVED_BY_WELCOME: Final = (
-    NO_WELCOME.code,
-    "log_foreign",
-    "checkpoint_off_log",
-    "leader_stale",
-    "hub_problem",
-    HUB_BUSY,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionLimits:
-    """How long to wait and how much to hold; described in `settings.py`, whose defaults they have."""
-
-    welcome_timeout_s: float
-    hello_pause_s: float
-    hello_backoff_max_s: float
-    hello_spread_s: float
-    ack_timeout_s: float
-    stall_timeout_s: float
-    window_batches: int
-    window_bytes: int
-    replay_pages: int
-    pages_held_max: int
-    pages_held_bytes_max: int
-    fresh_questions_max: int
-
-
-class Standing(NamedTuple):
-    """Where the device stands, as its file says."""
-
-    incarnation: str
-    log: str | None
-    epoch: int
-    position: Position
-    """After which entry the next page must go on."""
-    sealed: int
-    """The newest batch that is sealed and durable; 0 for none."""
 
 
 Incoming = Welcome | Ack | Replay | FreshAnswer | Problem | Page | Head
@@ -342,7 +311,7 @@ class Session:
         self._say(Trouble(code, message, hint))
 
     def _follow(self, welcome: Welcome, now: float) -> None:
-        for code in _SOLVED_BY_WELCOME:
+        for code in SOLVED_BY_WELCOME:
             self._clear(code)
         self._say_tables(welcome)
         self._log, self._epoch = welcome.log, welcome.epoch

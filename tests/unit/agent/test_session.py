@@ -20,8 +20,10 @@ from tidewire_agent.session.effects import (
     SendBatches,
     SendHello,
 )
+from tidewire_agent.session.limits import SessionLimits
 from tidewire_agent.session.pages import TAKEN_BYTES_MAX
-from tidewire_agent.session.session import Session, SessionLimits, Standing
+from tidewire_agent.session.session import Session
+from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import TRANSITIONS, Cause, State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings

@@ -5,7 +5,9 @@ from __future__ import annotations
 from math import inf
 
 from tidewire_agent.session.effects import AnswerFresh, AskFresh, Effect, RequestReplay
-from tidewire_agent.session.session import Session, SessionLimits, Standing
+from tidewire_agent.session.limits import SessionLimits
+from tidewire_agent.session.session import Session
+from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import State
 from tidewire_agent.settings import AgentSettings
 from tidewire_schemas.messages import FreshAnswer, Welcome

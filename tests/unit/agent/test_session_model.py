@@ -24,7 +24,8 @@ from tidewire_agent.session.effects import (
     SendBatches,
     SendHello,
 )
-from tidewire_agent.session.session import Incoming, Session, Standing
+from tidewire_agent.session.session import Incoming, Session
+from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings

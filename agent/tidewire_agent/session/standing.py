@@ -1,0 +1,19 @@
+"""Where a device stands when a session begins. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tidewire_schemas.positions import Position
+
+
+class Standing(NamedTuple):
+    """Where the device stands, as its file says."""
+
+    incarnation: str
+    log: str | None
+    epoch: int
+    position: Position
+    """After which entry the next page must go on."""
+    sealed: int
+    """The newest batch that is sealed and durable; 0 for none."""
