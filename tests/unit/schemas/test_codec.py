@@ -38,7 +38,7 @@ def batch_json(value: str = "2", run: str = RUN, **fields: str) -> bytes:
         "batch": "1",
         "prev_digest": f'"{NO_DIGEST}"',
         "sealed_at": "1795390012345",
-        "changes": f"[{run % value if '%s' in run else run}]",
+        "changes": f"[{run.replace('%s', value)}]",
     } | fields
     return ("{" + ",".join(f'"{name}":{text}' for name, text in usual.items()) + "}").encode()
 
