@@ -256,6 +256,8 @@ def test_devices_that_a_group_did_not_come_to_are_the_first_of_the_next() -> Non
 
 def test_a_commit_that_takes_long_is_told_again_and_again_and_its_end_at_once() -> None:
     driver = Driver.make(commit_busy_s=2, head_period_s=60)
+    driver.core.on_watching(driver.now)
+    driver.later(driver.core._settings.rival_wait_s)
     driver.take(driver.core.on_connected(100_000, driver.now))
     assert heads(driver.seen) == [None]
     group = group_of(driver.up("a", batch(1, padding=90_000)))
