@@ -36,6 +36,8 @@ def open_read_only(path: Path) -> sqlite3.Connection:
         path.stat()
     except FileNotFoundError:
         raise DatabaseError(f"there is no {path}", hint="has a hub run with this --data and --stream?") from None
+    except NotADirectoryError:
+        raise DatabaseError(f"cannot read {path}: Not a directory", hint="--data names the hub's directory") from None
     except OSError as error:
         raise DatabaseError(f"cannot read {path}: {error.strerror}", hint=NOT_READABLE_HINT) from None
     uri = f"{path.resolve().as_uri()}?mode=ro"

@@ -32,6 +32,11 @@ from tidewire_link.command_line import (
 _FOLLOW_INTERVAL_S: Final = 0.2
 """How often `log --follow` looks for new entries."""
 
+_NUMBER_MAX: Final = 2**53 - 1
+"""No entry or conflict has a greater number."""
+
+_POSITIVE: Final = click.IntRange(1, _NUMBER_MAX)
+
 _READ_ENTRIES: Final = 256
 """Entries that `log` reads at once."""
 
@@ -117,8 +122,8 @@ def rejected(config: str | None, as_json: bool, **values: Any) -> None:
 
 @main.command()
 @_data_options
-@click.option("--from", "from_seq", type=click.IntRange(min=1), help="First seq to print; the last 20 by default.")
-@click.option("--limit", type=click.IntRange(min=1), help="Print at most so many entries.")
+@click.option("--from", "from_seq", type=_POSITIVE, help="First seq to print; the last 20 by default.")
+@click.option("--limit", type=_POSITIVE, help="Print at most so many entries.")
 @click.option("--follow", is_flag=True, help="Go on printing entries as they come.")
 @json_option
 def log(
@@ -151,8 +156,8 @@ def log(
 
 @main.command()
 @_data_options
-@click.option("--after", default=0, type=click.IntRange(min=0), help="Only conflicts with a greater id.")
-@click.option("--limit", default=100, show_default=True, type=click.IntRange(min=1), help="Print at most so many.")
+@click.option("--after", default=0, type=click.IntRange(0, _NUMBER_MAX), help="Only conflicts with a greater id.")
+@click.option("--limit", default=100, show_default=True, type=_POSITIVE, help="Print at most so many.")
 @json_option
 def conflicts(config: str | None, after: int, limit: int, as_json: bool, **values: Any) -> None:
     """List concurrent writes, oldest first: which won, and the values that lost."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -50,11 +51,11 @@ async def serve(settings: HubSettings, stop: asyncio.Event | None = None, *, tak
     """
     stop = stop or asyncio.Event()
     boot = os.urandom(16).hex()
-    with _locked(settings, boot) as lock, _signals(stop):
+    with _locked(settings, boot) as lock, _listening(settings) as listener, _signals(stop):
         async with _led_stream(settings, take_over=take_over) as (host, executor):
             start = _Start(boot, lock.previous, take_over)
             runtime = _runtime(settings, host, executor, start)
-            async with _served_http(settings, runtime):
+            async with _served_http(listener, runtime):
                 await runtime.run(stop)
     logger.info("stopped")
 
@@ -121,19 +122,31 @@ async def _led_stream(settings: HubSettings, *, take_over: bool) -> AsyncIterato
         executor.shutdown()
 
 
-@asynccontextmanager
-async def _served_http(settings: HubSettings, runtime: HubRuntime) -> AsyncIterator[None]:
-    """The HTTP API while inside, if it was asked for."""
+@contextmanager
+def _listening(settings: HubSettings) -> Iterator[socket.socket | None]:
+    """The socket of the HTTP API, if that was asked for."""
     if settings.http is None:
-        yield
+        yield None
         return
     try:
-        from tidewire_hub.http.app import make_app  # noqa: PLC0415  # only who asks for HTTP needs the extra
-        from tidewire_hub.http.server import HttpServer  # noqa: PLC0415
+        from tidewire_hub.http.server import listen  # noqa: PLC0415  # only who asks for HTTP needs the extra
     except ImportError as error:
         hint = "pip install 'tidewire[hub]'"
         raise SettingError(f"http needs packages that are not installed ({error.name})", hint=hint) from None
-    server = HttpServer(make_app(runtime), *parse_http(settings.http))
+    with listen(*parse_http(settings.http)) as listener:
+        yield listener
+
+
+@asynccontextmanager
+async def _served_http(listener: socket.socket | None, runtime: HubRuntime) -> AsyncIterator[None]:
+    """The HTTP API while inside."""
+    if listener is None:
+        yield
+        return
+    from tidewire_hub.http.app import make_app  # noqa: PLC0415  # see _listening
+    from tidewire_hub.http.server import HttpServer  # noqa: PLC0415
+
+    server = HttpServer(make_app(runtime), listener)
     task = asyncio.create_task(server.run_until_stopped())
     try:
         yield

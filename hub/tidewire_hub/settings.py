@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Final, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tidewire_link.command_line import LogSettings
 from tidewire_link.settings import BrokerSettings, parse_url
@@ -128,8 +128,15 @@ class HubSettings(LogSettings, BrokerSettings):
     chain_points_max: int = Field(default=1_000, ge=1, le=100_000)
     """Batches of each database whose digest is kept at hand, to find where a restored copy branched off."""
 
-    state_cache_bytes: int = Field(default=16 * 1024 * 1024, ge=1024 * 1024)
+    state_cache_bytes: int = Field(default=16 * 1024 * 1024, ge=1024 * 1024, le=2**40)
     """Page cache of the state database."""
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _names_a_directory(cls, data: object) -> object:
+        if data == "":  # an unset variable in a script, and not the directory it happens to run in
+            raise ValueError("it is empty, and must name the hub's directory")
+        return data
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -181,6 +181,23 @@ def test_without_data_a_command_says_so_and_makes_none(tmp_path: Path, command: 
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.parametrize("command", ["devices", "rejected", "log", "conflicts", "digests", "backup"])
+def test_a_file_where_the_directory_should_be_is_said(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("")
+    destination = [tmp_path / "copy"] if command == "backup" else []
+    answer = tidewire_hub(command, "--data", tmp_path / "file", *destination)
+    assert answer.returncode == ExitCode.DATABASE
+    assert "Not a directory" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("option", ["--from", "--limit", "--after"])
+def test_a_number_that_nothing_can_have_is_wrong_usage(tmp_path: Path, option: str) -> None:
+    answer = tidewire_hub("conflicts" if option == "--after" else "log", "--data", tmp_path, option, "9" * 30)
+    assert answer.returncode == ExitCode.USAGE
+    assert option in answer.stderr
+
+
 def test_the_help_names_every_command_and_the_exit_codes() -> None:
     text = tidewire_hub("--help").stdout
     for word in ("run", "devices", "rejected", "log", "conflicts", "digests", "backup", "Exit codes: 0 done"):

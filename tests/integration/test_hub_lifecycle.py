@@ -153,10 +153,12 @@ def test_a_damaged_log_is_said_and_not_touched(tmp_path: Path) -> None:
     assert log.read_bytes() == b"this is no database " * 1000
 
 
-def test_a_port_that_is_taken_is_said(broker: Mosquitto, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_said_before_anything_else_is_done(broker: Mosquitto, tmp_path: Path) -> None:
     answer = tidewire_hub("run", "--data", tmp_path / "data", "--http", f"127.0.0.1:{broker.port}")
     assert answer.returncode == ExitCode.USAGE
-    assert f"cannot listen on 127.0.0.1:{broker.port}" in answer.stderr
+    assert f"cannot listen on 127.0.0.1:{broker.port}: another program uses this port" in answer.stderr
+    assert "hint: give --http another port" in answer.stderr
+    assert not (tmp_path / "data" / "main" / "log.db").exists()
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,8 @@ def test_a_port_that_is_taken_is_said(broker: Mosquitto, tmp_path: Path) -> None
         (["--broker", "http://x"], "scheme"),
         (["--stream", "Ma/in"], "stream name"),
         (["--http", "8080"], "HOST:PORT"),
+        (["--data", ""], "--data: it is empty"),
+        (["--state-cache-bytes", "9" * 30], "--state-cache-bytes"),
         (["--payload-bytes-max", "many"], "--payload-bytes-max"),
         (["--payload-bytes-max", "10"], "greater than or equal to 2048"),
         (["--batch-bytes-max", "4000"], "batch_bytes_max is below payload_bytes_max"),

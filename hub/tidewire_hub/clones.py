@@ -1,0 +1,70 @@
+"""Two live copies of one device's database, found out by their boots. Pure.
+
+A start of an agent has a boot of its own, and the start before it never speaks again. So where two boots of one device
+name speak in turn, two agents run under that name: a copied card or disk, or one name given twice. What they write is
+kept apart (a copy gets an incarnation of its own), but a person must hear of it, and give one of them another name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+BOOTS_MAX: Final = 4
+"""Boots remembered of one device: of more than two copies, some are enough to name."""
+
+RETURNS_MIN: Final = 2
+"""A boot must come back so many times behind another one: a single message may have been overtaken on its way."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    incarnation: str
+    at_s: float
+
+
+@dataclass(slots=True)
+class CloneWatch:
+    """The boots of one device that are alive, as far as they were heard.
+
+    Args:
+        memory_s: a boot that is silent for so long is no longer thought alive.
+    """
+
+    memory_s: float
+    _alive: dict[str, _Heard] = field(default_factory=dict)
+    """By boot, the one heard last at the end."""
+    _returns: int = 0
+
+    def heard(self, boot: str, incarnation: str, now_s: float) -> None:
+        """A living agent said something. Its last will, and what the broker kept, do not count."""
+        returns = boot in self._alive and next(reversed(self._alive)) != boot
+        self._alive.pop(boot, None)
+        self._alive[boot] = _Heard(incarnation, now_s)
+        self._forget(now_s)
+        if returns:
+            self._returns += 1
+
+    def ended(self, boot: str) -> None:
+        """An agent said goodbye, or its last will did."""
+        self._alive.pop(boot, None)
+        self._forget_returns()
+
+    def clones(self) -> str | None:
+        """Who runs under this name, None if it is one agent alone."""
+        if self._returns < RETURNS_MIN:
+            return None
+        boots = " and ".join(boot[:8] for boot in self._alive)
+        incarnations = " and ".join(dict.fromkeys(heard.incarnation[:8] for heard in self._alive.values()))
+        times = "twice" if len(self._alive) == 2 else f"{len(self._alive)} times"
+        return f"it is run {times}: boots {boots}, of incarnation {incarnations}; give one of them another name"
+
+    def _forget(self, now_s: float) -> None:
+        silent = [boot for boot, heard in self._alive.items() if now_s - heard.at_s > self.memory_s]
+        for boot in [*silent, *list(self._alive)[:-BOOTS_MAX]]:
+            self._alive.pop(boot, None)
+        self._forget_returns()
+
+    def _forget_returns(self) -> None:
+        if len(self._alive) < 2:
+            self._returns = 0
