@@ -102,6 +102,7 @@ def devices(config: str | None, as_json: bool, **values: Any) -> None:
         record["behind"] = max(0, document.head.seq - device.position.seq) if device.position else None
         if not as_json:
             record["last_seen"] = time_text(device.last_seen)
+            record["problem"] = device.clone or device.problem
         records.append(record)
     columns = ["device", "state", "behind", "pending", "dead_letters", "accepted_seq", "last_seen", "problem"]
     print_records(records, columns, as_json=as_json, empty="no device was seen yet")

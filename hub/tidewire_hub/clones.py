@@ -13,8 +13,12 @@ from typing import Final
 BOOTS_MAX: Final = 4
 """Boots remembered of one device: of more than two copies, some are enough to name."""
 
-RETURNS_MIN: Final = 2
-"""A boot must come back so many times behind another one: a single message may have been overtaken on its way."""
+RETURNS_MIN: Final = 3
+"""So many times a boot must follow another one though it was heard before: a last message of an agent that was killed,
+overtaken by the Hello of the next one, makes two of them."""
+
+
+CLONED_HINT: Final = "two live copies of one database: stop one, and start it with another --device and a new file"
 
 
 @dataclass(slots=True)
@@ -25,23 +29,21 @@ class _Heard:
 
 @dataclass(slots=True)
 class CloneWatch:
-    """The boots of one device that are alive, as far as they were heard.
+    """The boots of one device that are alive, as far as they were heard."""
 
-    Args:
-        memory_s: a boot that is silent for so long is no longer thought alive.
-    """
-
-    memory_s: float
     _alive: dict[str, _Heard] = field(default_factory=dict)
     """By boot, the one heard last at the end."""
     _returns: int = 0
 
-    def heard(self, boot: str, incarnation: str, now_s: float) -> None:
-        """A living agent said something. Its last will, and what the broker kept, do not count."""
+    def heard(self, boot: str, incarnation: str, now_s: float, *, memory_s: float) -> None:
+        """A living agent said something. Its last will, and what the broker kept, do not count.
+
+        A boot that is silent for `memory_s` is no longer thought alive.
+        """
         returns = boot in self._alive and next(reversed(self._alive)) != boot
         self._alive.pop(boot, None)
         self._alive[boot] = _Heard(incarnation, now_s)
-        self._forget(now_s)
+        self._forget(now_s, memory_s)
         if returns:
             self._returns += 1
 
@@ -54,13 +56,13 @@ class CloneWatch:
         """Who runs under this name, None if it is one agent alone."""
         if self._returns < RETURNS_MIN:
             return None
-        boots = " and ".join(boot[:8] for boot in self._alive)
-        incarnations = " and ".join(dict.fromkeys(heard.incarnation[:8] for heard in self._alive.values()))
+        boots = " and ".join(sorted(boot[:8] for boot in self._alive))
+        incarnations = " and ".join(sorted({heard.incarnation[:8] for heard in self._alive.values()}))
         times = "twice" if len(self._alive) == 2 else f"{len(self._alive)} times"
         return f"it is run {times}: boots {boots}, of incarnation {incarnations}; give one of them another name"
 
-    def _forget(self, now_s: float) -> None:
-        silent = [boot for boot, heard in self._alive.items() if now_s - heard.at_s > self.memory_s]
+    def _forget(self, now_s: float, memory_s: float) -> None:
+        silent = [boot for boot, heard in self._alive.items() if now_s - heard.at_s > memory_s]
         for boot in [*silent, *list(self._alive)[:-BOOTS_MAX]]:
             self._alive.pop(boot, None)
         self._forget_returns()

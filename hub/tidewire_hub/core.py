@@ -32,6 +32,7 @@ from tidewire_hub.actions import (
 )
 from tidewire_hub.announcer import Announcer, State
 from tidewire_hub.batch_problems import pass_on
+from tidewire_hub.clones import CLONED_HINT
 from tidewire_hub.commits import GroupCommits
 from tidewire_hub.devices import DeviceRegistry, DevicesDocument
 from tidewire_hub.ingest import IngestQueue
@@ -246,8 +247,10 @@ class HubCore:
             case Hello():
                 self._take_hello(session, message, now)
             case ReplayRequest():
+                self._heard(session, message.boot, message.incarnation, now)
                 self._take_replay_request(session, message)
             case FreshRequest(incarnation=incarnation, boot=boot, nonce=nonce):
+                self._heard(session, boot, incarnation, now)
                 # All that was acked is at or before this head: acks and head move in the same step.
                 answer = FreshAnswer(incarnation=incarnation, boot=boot, nonce=nonce, head=self.head)
                 self._voice.tell(session.device, answer)
@@ -259,6 +262,11 @@ class HubCore:
             message = codec.parse("device_state", payload, bytes_max=len(payload))
             if isinstance(message, DeviceState):
                 self.devices.said_state(session.device, message, None if retained else now.ms)
+                if message.state in ("offline", "stopped"):
+                    session.clones.ended(message.boot)
+                    self._say_clones(session, now)
+                elif not retained:
+                    self._heard(session, message.boot, message.incarnation, now)
         self._save_soon(now)
 
     def _take_hello(self, session: Session, hello: Hello, now: Now) -> None:
@@ -269,11 +277,31 @@ class HubCore:
             return
         session.met(hello.incarnation, hello.boot)
         self.devices.said_hello(session.device, hello, now.ms)
+        self._heard(session, hello.boot, hello.incarnation, now)
         self._save_soon(now)
         if session.greeting:
             session.next_hello = hello
         else:
             self._greet(session, hello)
+
+    def _heard(self, session: Session, boot: str, incarnation: str, now: Now) -> None:
+        """Notice when more than one agent speaks under this name."""
+        session.clones.heard(boot, incarnation, now.s, memory_s=self._settings.clone_memory_s)
+        self._say_clones(session, now)
+
+    def _say_clones(self, session: Session, now: Now) -> None:
+        found = session.clones.clones()
+        record = self.devices.get(session.device)
+        known = record.clone if record is not None else None
+        if found == known:
+            return
+        self.devices.is_run_by(session.device, found)
+        self._save_soon(now)
+        if found is None:
+            self._voice.report("info", "one agent runs under this name again", device=session.device)
+        else:
+            self._voice.report("warning", found, device=session.device)
+            self._voice.complain(session, "cloned", found, hint=CLONED_HINT, retry=False)
 
     def _greet(self, session: Session, hello: Hello) -> None:
         if hello.epoch > self.epoch:
@@ -370,6 +398,9 @@ class HubCore:
             batch_bytes_max=self._settings.batch_bytes_max,
         )
         self._voice.tell(device, answer)
+        found = session.clones.clones()
+        if found:
+            self._voice.complain(session, "cloned", found, hint=CLONED_HINT, retry=False)
         return self._voice.take()
 
     def on_greet_failed(self, device: str, hello: Hello, error: TidewireError, now: Now) -> list[Effect]:
@@ -460,6 +491,8 @@ class HubCore:
             session.was_accepted(incarnation, ack.batch)
             self.devices.was_accepted(device, ack.batch, ack.seq, now.ms)
             boot = session.boots.get(incarnation)
+            if boot is not None:
+                self._heard(session, boot, incarnation, now)
             message = Ack(
                 incarnation=incarnation, boot=boot, epoch=self.epoch, batch=ack.batch, digest=ack.digest, seq=ack.seq
             )

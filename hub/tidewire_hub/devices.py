@@ -31,6 +31,8 @@ class DeviceRecord(BaseModel):
     oldest_unsent_at: int | None = None
     dead_letters: int | None = None
     problem: str | None = None
+    clone: str | None = None
+    """Which agents run under this name, where that is more than one."""
     version: str | None = None
     accepted_batch: int | None = None
     """Its newest batch in the log that this hub process saw."""
@@ -93,6 +95,10 @@ class DeviceRegistry:
     def was_accepted(self, device: str, batch: int, seq: int, at: int) -> None:
         """A batch of a device is in the log."""
         self._update(device, accepted_batch=batch, accepted_seq=seq, last_seen=at)
+
+    def is_run_by(self, device: str, clone: str | None) -> None:
+        """More than one agent runs under this name, or no longer so."""
+        self._update(device, clone=clone)
 
     def forget(self, device: str) -> None:
         """A device's retained state was removed."""

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from math import inf
 from typing import Final, Literal
 
+from tidewire_hub.clones import CloneWatch
 from tidewire_schemas.errors import TidewireError
 from tidewire_schemas.messages import Hello, Part
 from tidewire_schemas.parts import Assembler
@@ -37,6 +38,8 @@ class Session:
         """A Hello is with the stream now."""
         self.next_hello: Hello | None = None
         """One that came meanwhile: only the newest is answered."""
+        self.clones = CloneWatch()
+        """Whether more than one agent speaks under its name."""
         self.problem_tokens = 0.0
         self.problem_tokens_at = -inf
 

@@ -110,6 +110,9 @@ class HubSettings(LogSettings, BrokerSettings):
     devices_save_interval_s: Seconds = 5.0
     """Shortest time between two writes of what is known of devices, which `tidewire-hub devices` reads."""
 
+    clone_memory_s: Seconds = 3600.0
+    """A second agent under one name that is silent for so long, and said no goodbye, is no longer thought alive."""
+
     rejected_max: int = Field(default=200, ge=1, le=100_000)
     """Unusable messages that are kept for `tidewire-hub rejected`, with their reason."""
 

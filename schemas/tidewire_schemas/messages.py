@@ -334,7 +334,8 @@ class Problem(Message):
     code: str
     """`resend`: go on from `batch`. `fork`: the digests differ at `batch`. `log_unknown`: the device follows another
     log. `hello_needed`: say Hello first. `replay_too_old`: take a snapshot. `snapshot_building`: wait for its manifest.
-    `snapshot_gone`: ask for another. Or the code of the error in `message`."""
+    `snapshot_gone`: ask for another. `cloned`: another agent speaks under this device's name. Or the code of the error
+    in `message`."""
     message: str
     hint: str = ""
     retry: bool = False

@@ -38,6 +38,7 @@ SOLVED_BY_WELCOME: Final = (
     "checkpoint_off_log",
     "leader_stale",
     "hub_problem",
+    "cloned",
     HUB_BUSY,
 )
 """What is no longer wrong once a hub has welcomed the device."""

@@ -375,6 +375,8 @@ class Session:
                     self._doubt(now)
             case "log_unknown" | "epoch_impossible" if self.state in ASKING:
                 self._halt("log_foreign", problem.message, problem.hint)
+            case "cloned":  # holds until a Welcome comes without it
+                self._say(Trouble("cloned", f"device {problem.message}", problem.hint))
             case _:
                 self._say(Trouble("hub_problem", f"the hub says {problem.code}: {problem.message}", problem.hint))
 

@@ -1,0 +1,57 @@
+"""Two agents on copies of one database, under one name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from support.agent_process import AgentProcess, make_database, wait_rows
+from support.broker import Mosquitto
+from support.hub_process import HubProcess, tidewire_hub
+from support.waiting import wait_for
+
+
+def clone_of(hub: HubProcess) -> str | None:
+    (record,) = map(json.loads, tidewire_hub("devices", "--data", hub.data, "--json").stdout.splitlines())
+    found: str | None = record["clone"]
+    return found
+
+
+def test_a_copied_card_is_named_at_the_hub_and_by_both_agents_and_a_restart_is_not(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.db", tmp_path / "second.db"
+    quickly = ["--ack-timeout-s", "1"]
+    options = ["--devices-save-interval-s", "0.1"]
+    with HubProcess(tmp_path / "data", broker.url, *options, log=tmp_path / "hub.log") as hub:
+        app = make_database(first)
+        with AgentProcess(first, "till-7", broker.url, *quickly) as one:
+            one.start()
+            app.execute("INSERT INTO orders VALUES ('a', 1)")
+            one.kill()
+            one.start()
+            one.stop()
+            app.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            shutil.copy(first, second)
+            one.start()
+            assert clone_of(hub) is None
+            with AgentProcess(second, "till-7", broker.url, *quickly) as two:
+                two.start()
+                copy = make_database(second, "SELECT 1")
+                written: list[tuple[str, float]] = []
+
+                def both_say_so() -> bool:
+                    number = len(written)
+                    written.extend([(f"one-{number}", 1.0), (f"two-{number}", 2.0)])
+                    app.execute("INSERT INTO orders VALUES (?, 1)", (f"one-{number}",))
+                    copy.execute("INSERT INTO orders VALUES (?, 2)", (f"two-{number}",))
+                    return "cloned" in one.problems & two.problems
+
+                wait_for(both_say_so, 40, what="both agents say that they are two", every_s=0.2)
+                for path in (first, second):
+                    wait_rows(path, sorted([("a", 1.0), *written]))
+                wait_for(lambda: "it is run twice" in (clone_of(hub) or ""), what="the hub names it", every_s=0.1)
+                assert "it is run twice: boots" in hub.log
+                copy.close()
+        app.close()
