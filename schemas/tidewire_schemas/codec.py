@@ -129,10 +129,9 @@ def encode_replay(incarnation: str, boot: str, page: bytes, *, last: bool) -> by
 
 
 def encode_chunk_body(
-    *, snapshot: str, chunk: int, table: str, key: int, columns: Iterable[str], rows: list[WireRow]
+    *, snapshot: str, chunk: int, table: str, key: int, columns: Iterable[str], rows_json: bytes
 ) -> bytes:
-    """What a snapshot chunk says to every device: stored once, sent by `encode_snapshot_chunk`."""
-    rows_json = to_json(rows)
+    """What a snapshot chunk says to every device, around its encoded rows: sent by `encode_snapshot_chunk`."""
     return b'"snapshot":"%s","chunk":%d,"table":%s,"key":%d,"columns":%s,"digest":"%s","rows":%s}' % (
         snapshot.encode(),
         chunk,

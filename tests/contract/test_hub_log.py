@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -120,12 +122,17 @@ def test_an_append_that_would_leave_a_gap_or_number_twice_stores_nothing(log: Hu
     assert log.head() == Position(1, 3)
 
 
+def trim(log: HubLog, before: int, *, bytes_max: int = 10**9, entries_max: int = 10**6) -> int:
+    return log.trim(Seq(before), bytes_max=bytes_max, entries_max=entries_max)
+
+
 def test_trimming_removes_the_oldest_and_reading_over_the_hole_is_an_error(log: HubLog) -> None:
+    """Guarantee 3."""
     log.acquire(Epoch(1))
     log.append(Epoch(1), Seq(0), entries(1, 1, 5))
-    assert log.trim(Seq(3)) == 2
-    assert log.trim(Seq(3)) == 0
-    assert (log.oldest(), log.head(), log.position_at(Seq(2))) == (3, Position(1, 5), None)
+    assert trim(log, 3) == 2
+    assert trim(log, 3) == 0
+    assert (log.oldest(), log.head()) == (3, Position(1, 5))
     with pytest.raises(EntriesTrimmed) as error:
         read_all(log, after=1)
     assert error.value.oldest == 3
@@ -133,13 +140,47 @@ def test_trimming_removes_the_oldest_and_reading_over_the_hole_is_an_error(log: 
 
 
 def test_trimming_never_removes_the_head(log: HubLog) -> None:
-    assert log.trim(Seq(9)) == 0
+    assert trim(log, 9) == 0
     log.acquire(Epoch(1))
     log.append(Epoch(1), Seq(0), entries(1, 1, 5))
-    assert log.trim(Seq(99)) == 4
+    assert trim(log, 99) == 4
     assert (log.oldest(), log.head()) == (5, Position(1, 5))
     log.append(Epoch(1), Seq(5), entries(1, 6, 6))
     assert log.head() == Position(1, 6)
+
+
+def test_trimming_takes_small_steps_of_at_least_one_entry(log: HubLog) -> None:
+    """Guarantee 12."""
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), entries(1, 1, 9))
+    size = len(b'{"seq":1}')
+    assert trim(log, 9, entries_max=3) == 3
+    assert trim(log, 9, bytes_max=2 * size) == 2
+    assert trim(log, 9, bytes_max=1) == 1
+    assert (log.oldest(), trim(log, 9), log.oldest()) == (7, 2, 9)
+
+
+def test_the_position_of_an_entry_is_known_after_it_is_gone(log: HubLog) -> None:
+    """Guarantee 3: a checkpoint can be judged however old it is."""
+    epochs = {1: 3, 2: 3, 3: 3, 4: 7, 5: 9, 6: 9}
+    for seq, epoch in epochs.items():
+        if log.epoch() != epoch:
+            log.acquire(Epoch(epoch))
+        log.append(Epoch(epoch), Seq(seq - 1), entries(epoch, seq, seq))
+    for before in (3, 6):
+        trim(log, before)
+        assert [log.position_at(Seq(seq)) for seq in epochs] == [Position(e, seq) for seq, e in epochs.items()]
+        assert log.position_at(Seq(0)) == START
+        assert log.position_at(Seq(7)) is None
+
+
+def test_trimming_makes_the_log_smaller(log: HubLog) -> None:
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), [StoredEntry(Position(1, seq), b"x" * 5000) for seq in range(1, 101)])
+    full = log.size_bytes()
+    assert full >= 500_000
+    trim(log, 51)
+    assert log.size_bytes() < full * 0.6
 
 
 def test_a_document_is_the_last_one_stored_under_its_name(log: HubLog) -> None:
@@ -164,6 +205,28 @@ def test_everything_is_there_when_the_file_is_opened_again(tmp_path: Path) -> No
     assert (again.log_id, again.epoch(), again.head()) == (log_id, 7, Position(7, 2))
     assert again.load_document("catalogue") == b"x"
     again.close()
+
+
+def test_what_was_trimmed_is_remembered_when_the_file_is_opened_again(tmp_path: Path) -> None:
+    log = SqliteLog.open(tmp_path / "log.db")
+    log.acquire(Epoch(7))
+    log.append(Epoch(7), Seq(0), entries(7, 1, 5))
+    trim(log, 4)
+    log.close()
+    again = SqliteLog.open(tmp_path / "log.db")
+    assert (again.oldest(), again.position_at(Seq(2))) == (4, Position(7, 2))
+    again.close()
+
+
+def test_a_file_of_the_first_format_is_brought_to_the_present_one(tmp_path: Path) -> None:
+    SqliteLog.open(tmp_path / "log.db").close()
+    with closing(sqlite3.connect(tmp_path / "log.db")) as old:
+        old.executescript("DROP TABLE trimmed; PRAGMA user_version = 1")
+    log = SqliteLog.open(tmp_path / "log.db")
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), entries(1, 1, 3))
+    assert (trim(log, 3), log.position_at(Seq(1))) == (2, Position(1, 1))
+    log.close()
 
 
 def test_two_logs_have_different_ids(tmp_path: Path) -> None:

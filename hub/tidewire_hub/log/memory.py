@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from tidewire_hub.log.port import EntriesTrimmed, StaleLeader, StoredEntry, check_append
+from tidewire_hub.log.port import EntriesTrimmed, StaleLeader, StoredEntry, check_append, fitting
 from tidewire_schemas.positions import START, Epoch, Position, Seq
 
 
@@ -16,6 +16,7 @@ class MemoryLog:
         self._log_id: Final = log_id
         self._epoch = Epoch(0)
         self._entries: list[StoredEntry] = []
+        self._trimmed: list[Position] = []
         self._documents: dict[str, bytes] = {}
 
     @property
@@ -65,12 +66,20 @@ class MemoryLog:
         """See `HubLog`."""
         if seq == 0:
             return START
+        if 0 < seq <= len(self._trimmed):
+            return self._trimmed[seq - 1]
         index = seq - self.oldest()
         return self._entries[index].position if 0 <= index < len(self._entries) else None
 
-    def trim(self, before: Seq) -> int:
+    def size_bytes(self) -> int:
         """See `HubLog`."""
-        count = max(0, min(before - self.oldest(), len(self._entries) - 1))
+        return sum(len(entry.data) + len(entry.lost) for entry in self._entries)
+
+    def trim(self, before: Seq, *, bytes_max: int, entries_max: int) -> int:
+        """See `HubLog`."""
+        may_go = self._entries[: max(0, min(before - self.oldest(), len(self._entries) - 1))]
+        count = len(list(fitting(((e.position.seq, len(e.data)) for e in may_go), bytes_max, entries_max)))
+        self._trimmed.extend(entry.position for entry in self._entries[:count])
         del self._entries[:count]
         return count
 

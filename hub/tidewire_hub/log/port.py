@@ -7,7 +7,7 @@ backend passes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from tidewire_schemas.errors import DatabaseError
@@ -113,11 +113,19 @@ class HubLog(Protocol):
         ...
 
     def position_at(self, seq: Seq) -> Position | None:
-        """Position of the entry with this seq, None where the log has none. Seq 0 is `START`."""
+        """Position of the entry with this seq, kept or trimmed; None where the log never had one. Seq 0 is `START`."""
         ...
 
-    def trim(self, before: Seq) -> int:
-        """Remove entries with a seq below `before`, never the newest one; how many were removed."""
+    def size_bytes(self) -> int:
+        """About how many bytes the log takes; trimming makes it less."""
+        ...
+
+    def trim(self, before: Seq, *, bytes_max: int, entries_max: int) -> int:
+        """Remove the oldest entries with a seq below `before`, never the newest entry; how many were removed.
+
+        No more than fit both limits, but at least one if there is one: whoever trims much comes again and again, and
+        appends go on between.
+        """
         ...
 
     def save_document(self, name: str, data: bytes) -> None:
@@ -142,3 +150,13 @@ def check_append(epoch: Epoch, after: Seq, entries: Sequence[StoredEntry], *, st
     for offset, entry in enumerate(entries, 1):
         if entry.position != (epoch, after + offset):
             raise LogOutOfStep(expected=Seq(after + offset - 1), got=Seq(entry.position.seq - 1))
+
+
+def fitting(sizes: Iterable[tuple[int, int]], bytes_max: int, entries_max: int) -> Iterator[int]:
+    """The seqs of (seq, bytes) pairs from the first on that fit both limits, but at least one."""
+    total = 0
+    for count, (seq, size) in enumerate(sizes):
+        total += size
+        if count == entries_max or (count and total > bytes_max):
+            return
+        yield seq

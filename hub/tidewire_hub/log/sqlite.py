@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final, Self
 
 from tidewire_hub.database import StorageDamaged, connect, storage_errors, transaction
-from tidewire_hub.log.port import EntriesTrimmed, StaleLeader, StoredEntry, check_append
+from tidewire_hub.log.port import EntriesTrimmed, StaleLeader, StoredEntry, check_append, fitting
 from tidewire_schemas.positions import START, Epoch, Position, Seq
 
-FORMAT: Final = 1
-"""`PRAGMA user_version` of the file."""
+FORMAT: Final = 2
+"""`PRAGMA user_version` of the file. 1 had no table `trimmed`."""
 
 CACHE_BYTES: Final = 2 * 1024 * 1024
 """Small: entries are appended and read once, in order."""
@@ -44,9 +44,26 @@ _SCHEMA: Final = (
     ) WITHOUT ROWID
     """,
 )
+_TRIMMED: Final = """
+    CREATE TABLE trimmed (  -- what is left of entries that are gone: the last of each epoch
+        epoch INTEGER PRIMARY KEY,
+        seq   INTEGER NOT NULL
+    )
+"""
 _HEAD: Final = "SELECT epoch, seq FROM entry ORDER BY seq DESC LIMIT 1"
 _APPEND: Final = "INSERT INTO entry (seq, epoch, data, lost) VALUES (?, ?, ?, ?)"
 _READ: Final = "SELECT seq, epoch, data, lost FROM entry WHERE seq > ? ORDER BY seq LIMIT ?"
+_SIZES: Final = "SELECT seq, length(data) FROM entry WHERE seq < ? ORDER BY seq LIMIT ?"
+_EPOCH_AT: Final = """
+    SELECT epoch FROM entry WHERE seq = :seq
+    UNION ALL
+    SELECT epoch FROM (SELECT epoch FROM trimmed WHERE seq >= :seq ORDER BY seq LIMIT 1)
+    WHERE :seq < (SELECT min(seq) FROM entry)
+"""
+_REMEMBER_TRIMMED: Final = """
+    INSERT INTO trimmed (epoch, seq) SELECT epoch, max(seq) FROM entry WHERE seq <= ? GROUP BY epoch
+    ON CONFLICT (epoch) DO UPDATE SET seq = excluded.seq
+"""
 _SAVE_DOCUMENT: Final = """
     INSERT INTO document (name, data) VALUES (?, ?)
     ON CONFLICT (name) DO UPDATE SET data = excluded.data
@@ -134,14 +151,30 @@ class SqliteLog:
         if seq == 0:
             return START
         with storage_errors(self.path):
-            row = self._connection.execute("SELECT epoch FROM entry WHERE seq = ?", (seq,)).fetchone()
+            row = self._connection.execute(_EPOCH_AT, {"seq": seq}).fetchone()
         return None if row is None else Position(row[0], seq)
 
-    def trim(self, before: Seq) -> int:
+    def size_bytes(self) -> int:
+        """See `HubLog`."""
+        with storage_errors(self.path):
+            numbers = [
+                self._connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_size", "page_count", "freelist_count")
+            ]
+        page_bytes, pages, free = numbers
+        return int(page_bytes * (pages - free))
+
+    def trim(self, before: Seq, *, bytes_max: int, entries_max: int) -> int:
         """See `HubLog`."""
         with storage_errors(self.path), transaction(self._connection):
             end = min(before, self._stored_head().seq)
-            return self._connection.execute("DELETE FROM entry WHERE seq < ?", (end,)).rowcount
+            sizes = self._connection.execute(_SIZES, (end, entries_max))
+            going = list(fitting(sizes, bytes_max, entries_max))
+            sizes.close()
+            if not going:
+                return 0
+            self._connection.execute(_REMEMBER_TRIMMED, (going[-1],))
+            return self._connection.execute("DELETE FROM entry WHERE seq <= ?", (going[-1],)).rowcount
 
     def save_document(self, name: str, data: bytes) -> None:
         """See `HubLog`."""
@@ -182,6 +215,8 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> str:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute("INSERT INTO log (id, log_id, epoch) VALUES (1, ?, 0)", (os.urandom(16).hex(),))
+        if version < FORMAT:
+            connection.execute(_TRIMMED)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         row = connection.execute("SELECT log_id FROM log").fetchone()
     if row is None:

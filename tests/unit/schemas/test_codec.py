@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from tidewire_schemas import codec
 from tidewire_schemas.digest import NO_DIGEST
@@ -342,7 +343,7 @@ def test_a_chunk_is_put_together_from_its_stored_body_as_from_the_model(chunk: S
         table=chunk.table,
         key=chunk.key,
         columns=chunk.columns,
-        rows=chunk.rows,
+        rows_json=to_json(chunk.rows),
     )
     payload = codec.encode_snapshot_chunk(chunk.incarnation, chunk.boot, body)
     assert payload == codec.encode(chunk)
