@@ -1,7 +1,8 @@
 """What `HubCore` asks of its shell, and what the shell tells it: values only.
 
 The core returns effects in the order in which the shell must begin them. Stream effects (`Append`, `Greet`, `ReadPage`,
-`Lead`) run one after another on the stream's thread; each comes back to the core as the input named in its docstring.
+`Trim`, `Lead`) run one after another on the stream's thread. Each comes back to the core as the input named in its
+docstring.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from tidewire_hub.snapshot.manifest import KeptSnapshot
 from tidewire_schemas.errors import LedElsewhere
 from tidewire_schemas.messages import ChainPoint, Head, Hello, TableProblem
 from tidewire_schemas.positions import Position
@@ -87,6 +89,34 @@ class ReadPage:
 
 
 @dataclass(frozen=True, slots=True)
+class MakeSnapshot:
+    """Make a snapshot, on a thread of its own. Comes back as `on_snapshot_made` or `on_snapshot_failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadChunk:
+    """Read a chunk of a snapshot. Comes back as `on_chunk_read` or `on_chunk_failed`."""
+
+    snapshot: KeptSnapshot
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSnapshot:
+    """Remove a snapshot from the disk."""
+
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Take a step of removing what retention does not keep. Comes back as `on_trimmed` or `on_trim_failed`."""
+
+    needed_from: int
+    """The lowest seq that a device which begins with a snapshot may ask for: it and what follows stays."""
+
+
+@dataclass(frozen=True, slots=True)
 class Lead:
     """Acquire an epoch above one that was heard of. Comes back as `on_led` or `on_lead_failed`."""
 
@@ -127,4 +157,19 @@ class Report:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
-Effect = Publish | Append | Greet | ReadPage | Lead | Settle | Serve | StepDown | SaveDevices | Report
+Effect = (
+    Publish
+    | Append
+    | Greet
+    | ReadPage
+    | MakeSnapshot
+    | ReadChunk
+    | RemoveSnapshot
+    | Trim
+    | Lead
+    | Settle
+    | Serve
+    | StepDown
+    | SaveDevices
+    | Report
+)

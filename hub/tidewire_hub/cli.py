@@ -100,7 +100,10 @@ def devices(config: str | None, as_json: bool, **values: Any) -> None:
     for device in document.devices:
         record = device.model_dump(mode="json")
         record["behind"] = max(0, document.head.seq - device.position.seq) if device.position else None
+        record["needs_snapshot"] = device.position is not None and device.position.seq + 1 < document.oldest
         if not as_json:
+            if device.snapshot is not None:
+                record["state"] += f" {device.snapshot.loaded}/{device.snapshot.chunks}"
             record["last_seen"] = time_text(device.last_seen)
             record["problem"] = device.clone or device.problem
         records.append(record)
@@ -138,6 +141,10 @@ def log(
     reader = LogReader(DataDirectory(settings.data, settings.stream).log)
     try:
         following = max(1, reader.newest() + 1 - min(limit or 20, 20)) if from_seq is None else from_seq
+        oldest = reader.oldest()
+        if following < oldest:
+            click.echo(f"the log begins at {oldest}: older entries are no longer kept", err=True)
+            following = oldest
         left = limit
         while left is None or left > 0:
             entries = reader.read(following, min(_READ_ENTRIES, left or _READ_ENTRIES))

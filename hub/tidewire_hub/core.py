@@ -3,6 +3,7 @@
     up      assemble parts → queue → Append, one group at a time → pages on `log`, acks, problems, head
     ask     Hello → Lead (if it heard of a higher epoch), Greet → Welcome
             ReplayRequest → ReadPage → Replay, within its credit and fair between devices
+            SnapshotRequest → MakeSnapshot → Snapshot; ReadChunk → SnapshotChunk, in the same window
             FreshRequest → FreshAnswer
     state   what is known of devices
 
@@ -38,10 +39,12 @@ from tidewire_hub.devices import DeviceRegistry, DevicesDocument
 from tidewire_hub.ingest import IngestQueue
 from tidewire_hub.leadership import Leadership
 from tidewire_hub.log.port import StaleLeader
+from tidewire_hub.paced import Window
 from tidewire_hub.pages import pages
 from tidewire_hub.replay import Cursor, Replayer
 from tidewire_hub.rivals import Rivals
 from tidewire_hub.sessions import Reassembly, Session, Sessions
+from tidewire_hub.snapshot.service import SnapshotService
 from tidewire_hub.voice import Voice
 from tidewire_schemas import codec, topics
 from tidewire_schemas.errors import MessageTooLarge, SequenceGap, TidewireError
@@ -57,11 +60,15 @@ from tidewire_schemas.messages import (
     ReplayRequest,
 )
 from tidewire_schemas.positions import Position
+from tidewire_schemas.snapshots import SnapshotRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tidewire_hub.actions import ReadChunk
+    from tidewire_hub.log.retention import Kept
     from tidewire_hub.settings import HubSettings
+    from tidewire_hub.snapshot.manifest import KeptSnapshot
     from tidewire_hub.stream import Acked, BatchProblem, Commit
     from tidewire_schemas.topics import Kind
 
@@ -82,6 +89,8 @@ class HubCore:
         version: of the software, for people.
         previous: boot of the process that had this data directory before, if that is known.
         take_over: lead even if another hub does.
+        log_bytes: size of the log.
+        snapshots: those on disk.
     """
 
     def __init__(
@@ -96,6 +105,8 @@ class HubCore:
         version: str,
         previous: str | None = None,
         take_over: bool = False,
+        log_bytes: int = 0,
+        snapshots: Sequence[KeptSnapshot] = (),
     ) -> None:
         self._settings = settings
         self._log = log
@@ -120,13 +131,18 @@ class HubCore:
             retry_min_s=settings.commit_retry_min_s,
             retry_max_s=settings.commit_retry_max_s,
         )
+        self._window = Window(settings.replay_in_flight_max)
         self._replayer = Replayer(
             log,
             payload_bytes_max=settings.payload_bytes_max,
             block_entries=settings.replay_block_entries,
             cache_bytes_max=settings.replay_cache_bytes_max,
-            in_flight_max=settings.replay_in_flight_max,
+            window=self._window,
         )
+        self._snapshots = SnapshotService(
+            settings, self._voice, self._window, snapshots, log_bytes=log_bytes, entries=max(0, head.seq - oldest + 1)
+        )
+        self._snapshots_turn = False
         self._announcer = Announcer(self._voice, settings, log=log, boot=boot, version=version)
         rivals = Rivals(log=log, boot=boot, previous=previous, take_over=take_over, wait_s=settings.rival_wait_s)
         self._leadership = Leadership(
@@ -164,14 +180,15 @@ class HubCore:
         """The connection is lost, and with it what was between: devices ask and send again."""
         self._reassembly.drop_all()
         self._replayer.forget_all()
+        self._snapshots.forget_all()
         self._announcer.silence()
         self._leadership.lost()
         return self._voice.take()
 
     def on_paced_sent(self, now: Now) -> list[Effect]:
         """A paced publish is with the broker, or failed."""
-        self._replayer.sent()
-        self._replay()
+        self._window.sent()
+        self._send_paced()
         return self._voice.take()
 
     def on_outbox(self, now: Now, *, full: bool) -> list[Effect]:
@@ -249,6 +266,9 @@ class HubCore:
             case ReplayRequest():
                 self._heard(session, message.boot, message.incarnation, now)
                 self._take_replay_request(session, message)
+            case SnapshotRequest():
+                self._snapshots.ask(session.device, message, self.head, self.oldest, now)
+                self._send_paced()
             case FreshRequest(incarnation=incarnation, boot=boot, nonce=nonce):
                 self._heard(session, boot, incarnation, now)
                 # All that was acked is at or before this head: acks and head move in the same step.
@@ -313,10 +333,11 @@ class HubCore:
         incarnation, boot, position = request.incarnation, request.boot, request.position
         if position.seq + 1 < self.oldest:
             text = f"entry {position.seq + 1} is no longer in the log, which begins at {self.oldest}"
-            self._voice.complain(session, "hello_needed", text, incarnation=incarnation, boot=boot)
+            hint = "the device takes a snapshot"
+            self._voice.complain(session, "replay_too_old", text, hint=hint, incarnation=incarnation, boot=boot)
             return
         self._replayer.request(Cursor(session.device, incarnation, boot, position, request.pages))
-        self._replay()
+        self._send_paced()
 
     # ── inputs: what became of effects ────────────────────────────────────────────────────────────────────────────
 
@@ -326,6 +347,7 @@ class HubCore:
         self._commits.succeeded(left)
         self._settle_at = now.s + self._settings.settle_after_s
         self.head = commit.head
+        self._snapshots.appended(len(entry.data) for entry in commit.entries)
         self._fan_out(commit)
         self._ack(commit, now)
         self._pass_on_problems(group, commit.problems, now)
@@ -394,6 +416,7 @@ class HubCore:
             epoch=self.epoch,
             head=self.head,
             oldest=self.oldest,
+            snapshot_advised=self._snapshots.advised(hello.position, self.head, self.oldest),
             payload_bytes_max=self._voice.payload_bytes_max,
             batch_bytes_max=self._settings.batch_bytes_max,
         )
@@ -418,7 +441,7 @@ class HubCore:
         for cursor in self._replayer.page_read(after, read):
             session = self._sessions.of(cursor.device)
             self._voice.complain(session, "hello_needed", text, incarnation=cursor.incarnation, boot=cursor.boot)
-        self._replay()
+        self._send_paced()
         return self._voice.take()
 
     def on_read_failed(self, after: Position, error: TidewireError, now: Now) -> list[Effect]:
@@ -429,7 +452,40 @@ class HubCore:
             self._voice.complain(
                 session, error.code, error.message, hint=error.hint, incarnation=cursor.incarnation, boot=cursor.boot
             )
-        self._replay()
+        self._send_paced()
+        return self._voice.take()
+
+    def on_snapshot_made(self, snapshot: KeptSnapshot, now: Now) -> list[Effect]:
+        """A snapshot is on the disk."""
+        self._snapshots.made(snapshot, now)
+        return self._voice.take()
+
+    def on_snapshot_failed(self, error: TidewireError, now: Now) -> list[Effect]:
+        """A snapshot could not be made."""
+        self._snapshots.make_failed(error, now)
+        return self._voice.take()
+
+    def on_chunk_read(self, chunk: ReadChunk, body: bytes, now: Now) -> list[Effect]:
+        """A chunk of a snapshot came."""
+        self._snapshots.chunk_read(chunk.snapshot.snapshot, chunk.chunk, body)
+        self._send_paced()
+        return self._voice.take()
+
+    def on_chunk_failed(self, chunk: ReadChunk, error: TidewireError, now: Now, *, damaged: bool) -> list[Effect]:
+        """A chunk of a snapshot could not be read; `damaged` says that it never will be."""
+        self._snapshots.chunk_failed(chunk.snapshot.snapshot, error, damaged=damaged)
+        self._send_paced()
+        return self._voice.take()
+
+    def on_trimmed(self, kept: Kept, now: Now) -> list[Effect]:
+        """A step of trimming the log was taken."""
+        self.oldest = kept.oldest
+        self._snapshots.trimmed(kept, now)
+        return self._voice.take()
+
+    def on_trim_failed(self, error: TidewireError, now: Now) -> list[Effect]:
+        """The log could not be trimmed."""
+        self._snapshots.trim_failed(error)
         return self._voice.take()
 
     # ── inputs: time, and the end ─────────────────────────────────────────────────────────────────────────────────
@@ -437,7 +493,8 @@ class HubCore:
     def wake_at(self) -> float:
         """When `on_time` has something to do, in seconds of `Now.s`; infinite for never."""
         timers = (self._commits.retry_at, self._head_at, self._save_at, self._settle_at)
-        return min(*timers, self._reassembly.wake_at(), self._leadership.wake_at)
+        snapshots_at = self._snapshots.wake_at() if self._leadership.serving else inf
+        return min(*timers, self._reassembly.wake_at(), self._leadership.wake_at, snapshots_at)
 
     def on_time(self, now: Now) -> list[Effect]:
         """Time has passed."""
@@ -452,6 +509,8 @@ class HubCore:
             self._settle_at = inf
             self._voice.add(Settle())
         self._leadership.on_time(now)
+        if self._leadership.serving:
+            self._snapshots.on_time(now, self.oldest)
         for device in self._reassembly.drop_stale(now.s):
             self._voice.report("warning", "the rest of a message did not come in time", device=device)
         return self._voice.take()
@@ -533,12 +592,21 @@ class HubCore:
         if len(payload) > limit:
             raise MessageTooLarge(size=len(payload), limit=limit, limit_name="payload_bytes_max")
 
-    def _replay(self) -> None:
-        for step in self._replayer.next(self.head):
-            if isinstance(step, ReadPage):
-                self._voice.add(step)
-            else:
-                self._voice.publish(topics.inbox(step.device, self._settings.stream), step.payload, paced=True)
+    def _send_paced(self) -> None:
+        """Send what fits in the window: pages and chunks in turns, so that neither waits for all of the other."""
+        idle = 0
+        while idle < 2:
+            self._snapshots_turn = not self._snapshots_turn
+            found = self._snapshots.send_next() if self._snapshots_turn else self._replay_next()
+            idle = 0 if found else idle + 1
+
+    def _replay_next(self) -> bool:
+        step = self._replayer.next(self.head)
+        if isinstance(step, ReadPage):
+            self._voice.add(step)
+        elif step is not None:
+            self._voice.publish(topics.inbox(step.device, self._settings.stream), step.payload, paced=True)
+        return step is not None
 
     def _greeting_over(self, device: str) -> Session:
         session = self._sessions.of(device)
@@ -572,6 +640,7 @@ class HubCore:
             saved_at=now.ms,
             head=self.head,
             epoch=self.epoch,
+            oldest=self.oldest,
             devices=self.devices.records(),
             rejected_total=self._voice.rejected.total,
             rejected=self._voice.rejected.newest_first(),

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tidewire_hub.rejected import RejectedMessage
 from tidewire_schemas.messages import DeviceState, Hello
 from tidewire_schemas.positions import Position
+from tidewire_schemas.snapshots import LoadProgress
 
 FILE_NAME = "devices.json"
 """Where in the data directory the document is."""
@@ -30,6 +31,8 @@ class DeviceRecord(BaseModel):
     pending: int | None = None
     oldest_unsent_at: int | None = None
     dead_letters: int | None = None
+    snapshot: LoadProgress | None = None
+    """How much of a snapshot it has loaded, None while it loads none."""
     problem: str | None = None
     clone: str | None = None
     """Which agents run under this name, where that is more than one."""
@@ -47,6 +50,8 @@ class DevicesDocument(BaseModel):
     saved_at: int
     head: Position
     epoch: int
+    oldest: int = 1
+    """The lowest seq that the log still has: a device that lacks older entries takes a snapshot."""
     devices: list[DeviceRecord]
     rejected_total: Annotated[int, Field(ge=0)] = 0
     rejected: list[RejectedMessage] = []
@@ -84,13 +89,13 @@ class DeviceRegistry:
 
         What a last will leaves out stays as it was.
         """
-        known = state.model_dump(exclude={"v", "type", "position"}, exclude_none=True)
+        known = state.model_dump(exclude={"v", "type", "position", "snapshot"}, exclude_none=True)
         if state.position is not None:
             known["position"] = state.position
         if at is not None:
             known["last_seen"] = at
-        # Absent means "nothing to tell", save for the problem: that one is over when it is not said again.
-        self._update(device, **{"problem": None, **known})
+        # Absent means "nothing to tell", save for what is over when it is not said again.
+        self._update(device, **{"problem": None, "snapshot": state.snapshot, **known})
 
     def was_accepted(self, device: str, batch: int, seq: int, at: int) -> None:
         """A batch of a device is in the log."""

@@ -45,6 +45,7 @@ def welcome(
     epoch: int,
     head: Position,
     oldest: int,
+    snapshot_advised: bool = False,
     payload_bytes_max: int,
     batch_bytes_max: int,
 ) -> Welcome:
@@ -57,6 +58,7 @@ def welcome(
         head=head,
         oldest=oldest,
         checkpoint="on_log" if standing.on_log else "off_log",
+        snapshot_advised=snapshot_advised,
         accepted=standing.accepted,
         parent="known" if standing.parent_known else "unknown",
         recent=_useful(hello.last_sealed, standing.accepted, standing.recent),

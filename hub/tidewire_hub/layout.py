@@ -1,8 +1,9 @@
 """Where things are in the hub's data directory, and that only one hub uses it.
 
 DATA/lock                   held while a hub runs, with its process id and boot
-DATA/{stream}/log.db        the log: the truth; the only file a backup needs
-DATA/{stream}/state.db      the log's fold, made anew from it when it is missing
+DATA/{stream}/log.db        the log: the truth
+DATA/{stream}/state.db      the log's fold; when it is missing made anew from the log, or a snapshot and the log
+DATA/{stream}/snapshots/    snapshots for devices that were away for long: see `snapshot/shelf.py`
 DATA/{stream}/devices.json  what the hub last knew of its devices
 """
 
@@ -43,6 +44,11 @@ class DataDirectory(NamedTuple):
     def state(self) -> Path:
         """The log's fold."""
         return self.root / self.stream / "state.db"
+
+    @property
+    def snapshots(self) -> Path:
+        """Snapshots of the state."""
+        return self.root / self.stream / "snapshots"
 
     @property
     def devices(self) -> Path:

@@ -23,6 +23,7 @@ from tidewire_schemas.positions import START, Position
 _ENTRIES = "SELECT seq, data FROM entry WHERE seq >= ? ORDER BY seq LIMIT ?"
 _HEAD = "SELECT epoch, seq FROM entry ORDER BY seq DESC LIMIT 1"
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM entry"
+_OLDEST = "SELECT coalesce(min(seq), 1) FROM entry"
 
 
 CATCH_UP_S: Final = 3.0
@@ -70,6 +71,12 @@ class LogReader:
         if row is None:
             raise StorageDamaged(f"{self._path}: holds no log id")
         return str(row[0])
+
+    def oldest(self) -> int:
+        """Seq of the oldest entry, 1 if there is none."""
+        with storage_errors(self._path):
+            (seq,) = self._connection.execute(_OLDEST).fetchone()
+        return int(seq)
 
     def close(self) -> None:
         """Release the file."""
@@ -135,7 +142,7 @@ def _read_copy(data: DataDirectory, settings: HubSettings, *, after: int, limit:
         if data.state.exists():
             copy_database(data.state, copy.state)  # before the log, so that the log is never behind
         copy_database(data.log, copy.log)
-        with closing(open_stream(copy, settings)) as stream:
+        with closing(open_stream(copy, settings, snapshots=data.snapshots)) as stream:
             return Folded(stream.head, stream.digests(), stream.conflicts(after, limit))
 
 

@@ -6,11 +6,12 @@ at different places soon ask for the same pages, and all but the first are serve
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from tidewire_hub.actions import EntriesRead, ReadPage
+from tidewire_hub.paced import Cache, Window
 from tidewire_hub.pages import ENVELOPE_BYTES, PageBytes, pages
 from tidewire_schemas.codec import encode_page, encode_replay
 from tidewire_schemas.positions import Position
@@ -35,40 +36,6 @@ class ReplayMessage(NamedTuple):
     payload: bytes
 
 
-class PageCache:
-    """Pages by the position they follow; the one used longest ago goes first."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._pages: OrderedDict[Position, PageBytes] = OrderedDict()
-        self._bytes = 0
-
-    @property
-    def bytes_held(self) -> int:
-        """Bytes of all pages."""
-        return self._bytes
-
-    def get(self, prev: Position) -> PageBytes | None:
-        """The page that follows a position."""
-        page = self._pages.get(prev)
-        if page is not None:
-            self._pages.move_to_end(prev)
-        return page
-
-    def put(self, page: PageBytes) -> None:
-        """Keep a page; the newest is kept even if it alone is above the bound, so that it can be sent."""
-        self._pages[page.prev] = page
-        self._bytes += len(page.payload)
-        while self._bytes > self._bytes_max and len(self._pages) > 1:
-            _, oldest = self._pages.popitem(last=False)
-            self._bytes -= len(oldest.payload)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._pages.clear()
-        self._bytes = 0
-
-
 class Replayer:
     """Decides which device gets which page next.
 
@@ -77,18 +44,17 @@ class Replayer:
         payload_bytes_max: what a page in its replay message may take.
         block_entries: pages end at multiples of this.
         cache_bytes_max: bound of the page cache.
-        in_flight_max: replay messages that may be on their way to the broker at once.
+        window: paced messages that may be on their way to the broker at once.
     """
 
     def __init__(
-        self, log: str, *, payload_bytes_max: int, block_entries: int, cache_bytes_max: int, in_flight_max: int
+        self, log: str, *, payload_bytes_max: int, block_entries: int, cache_bytes_max: int, window: Window
     ) -> None:
         self._log = log
         self._payload_bytes_max = payload_bytes_max
         self._block_entries = block_entries
-        self._cache = PageCache(cache_bytes_max)
-        self._in_flight_max = in_flight_max
-        self._in_flight = 0
+        self._cache: Cache[Position, PageBytes] = Cache(cache_bytes_max, lambda page: len(page.payload))
+        self._window = window
         self._turns: deque[Cursor] = deque()
         self._by_device: dict[str, Cursor] = {}
         self._reading: Position | None = None
@@ -113,35 +79,28 @@ class Replayer:
         self._turns.clear()
         self._by_device.clear()
 
-    def sent(self) -> None:
-        """The broker has a replay message, or never will."""
-        self._in_flight -= 1
-
-    def next(self, head: Position) -> list[ReplayMessage | ReadPage]:
-        """What to send and read now: one page per device and turn. Only one read at a time waits for the stream, so
-        that commits hardly wait for replay."""
-        out: list[ReplayMessage | ReadPage] = []
-        passed_over = 0
-        while self._turns and self._in_flight < self._in_flight_max and passed_over < len(self._turns):
-            cursor = self._turns.popleft()
+    def next(self, head: Position) -> ReplayMessage | ReadPage | None:
+        """What to send or read now: one page per device and turn. Only one read at a time waits for the stream, so
+        that commits hardly wait for replay. Who waits for a read keeps its turn."""
+        if self._window.full:
+            return None
+        for place, cursor in enumerate(self._turns):
             page = self._page_for(cursor, head)
-            if page is None:
-                self._turns.append(cursor)
-                passed_over += 1
-                if self._reading is None:
-                    self._reading = cursor.position
-                    out.append(self._read(cursor.position))
-                continue
-            passed_over = 0
-            out.append(self._send(cursor, page, head))
-        return out
+            if page is not None:
+                del self._turns[place]
+                return self._send(cursor, page, head)
+            if self._reading is None:
+                self._reading = cursor.position
+                return self._read(cursor.position)
+        return None
 
     def page_read(self, after: Position, read: EntriesRead) -> list[Cursor]:
         """Entries came; the devices that asked from a position that this log does not have."""
         self._reading = None
         if not read.known or not read.entries:
             return self._drop_at(after)
-        self._cache.put(next(pages(self._log, after, read.entries, self._payload_bytes_max)))
+        page = next(pages(self._log, after, read.entries, self._payload_bytes_max))
+        self._cache.put(page.prev, page)
         return []
 
     def read_failed(self, after: Position) -> list[Cursor]:
@@ -166,7 +125,7 @@ class Replayer:
             del self._by_device[cursor.device]
         else:
             self._turns.append(cursor)
-        self._in_flight += 1
+        self._window.sending()
         payload = encode_replay(cursor.incarnation, cursor.boot, page.payload, last=last)
         return ReplayMessage(cursor.device, payload)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from math import inf
@@ -20,20 +20,26 @@ from tidewire_hub.actions import (
     Effect,
     Greet,
     Lead,
+    MakeSnapshot,
     Now,
     Publish,
+    ReadChunk,
     ReadPage,
+    RemoveSnapshot,
     Report,
     SaveDevices,
     Serve,
     Settle,
     StepDown,
+    Trim,
 )
 from tidewire_hub.core import HubCore
+from tidewire_hub.database import StorageDamaged
 from tidewire_hub.devices import read_document
 from tidewire_hub.layout import DataDirectory, replace_file
 from tidewire_hub.outbox import Outbox
 from tidewire_hub.settings import HubSettings
+from tidewire_hub.snapshot.keeper import SnapshotKeeper
 from tidewire_hub.stream import Commit
 from tidewire_hub.stream_host import StreamHost, as_tidewire_error, is_storage_fault, wall_ms
 from tidewire_link.errors import LinkError, PayloadTooLarge, PublishDenied, SubscriptionDenied
@@ -81,6 +87,7 @@ class HubRuntime:
         self._link = link
         self._core = core
         self._data = DataDirectory(settings.data, settings.stream)
+        self._keeper = SnapshotKeeper(settings, host, executor, self._data.state)
         self._outbox = Outbox(
             link,
             bytes_max=settings.publish_bytes_max,
@@ -133,6 +140,7 @@ class HubRuntime:
             "state": core.state,
             "epoch": core.epoch,
             "head": core.head.seq,
+            "oldest": core.oldest,
             "connected": self._link.connected,
         }
 
@@ -239,7 +247,7 @@ class HubRuntime:
     # ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _perform(self, effects: Sequence[Effect]) -> None:
-        core, host = self._core, self._host
+        core, host, keeper = self._core, self._host, self._keeper
         for effect in effects:
             match effect:
                 case Publish():
@@ -263,6 +271,18 @@ class HubRuntime:
                         partial(core.on_page_read, after),
                         partial(core.on_read_failed, after),
                     )
+                case Trim():
+                    self._on_stream(partial(host.trim, effect), core.on_trimmed, core.on_trim_failed)
+                case MakeSnapshot():
+                    self._aside(keeper.make, core.on_snapshot_made, core.on_snapshot_failed, keeper.thread)
+                case ReadChunk():
+                    self._aside(
+                        partial(keeper.read, effect),
+                        partial(core.on_chunk_read, effect),
+                        partial(self._chunk_failed, effect),
+                    )
+                case RemoveSnapshot(snapshot=snapshot):
+                    asyncio.get_running_loop().run_in_executor(None, keeper.remove, snapshot)
                 case Lead(heard_epoch=heard):
                     self._on_stream(partial(host.lead, heard), core.on_led, core.on_lead_failed)
                 case Settle():
@@ -287,24 +307,51 @@ class HubRuntime:
 
         def finished(future: asyncio.Future[T]) -> None:
             self._jobs -= 1
-            error = future.exception()
-            try:
-                if error is None:
-                    self._perform(then(future.result(), self._now()))
-                else:
-                    known = as_tidewire_error(error)
-                    if known is not error:
-                        logger.error("%s", known, exc_info=error)
-                    self._perform(otherwise(known, self._now()))
-            except Exception as mistake:
-                if not self._broken.done():
-                    self._broken.set_exception(mistake)
+            self._feed(future, then, otherwise)
             if self._jobs == 0:
                 self._idle.set()
 
         self._jobs += 1
         self._idle.clear()
         asyncio.get_running_loop().run_in_executor(self._executor, job).add_done_callback(finished)
+
+    def _aside(
+        self,
+        job: Callable[[], T],
+        then: Callable[[T, Now], list[Effect]],
+        otherwise: Callable[[TidewireError, Now], list[Effect]],
+        executor: Executor | None = None,
+    ) -> None:
+        """Run a job beside the stream's, for which stopping does not wait, and give its result to the core."""
+
+        def finished(future: asyncio.Future[T]) -> None:
+            if not self._stopping and not future.cancelled():
+                self._feed(future, then, otherwise)
+
+        asyncio.get_running_loop().run_in_executor(executor, job).add_done_callback(finished)
+
+    def _feed(
+        self,
+        future: asyncio.Future[T],
+        then: Callable[[T, Now], list[Effect]],
+        otherwise: Callable[[TidewireError, Now], list[Effect]],
+    ) -> None:
+        """Give the core what became of a job."""
+        error = future.exception()
+        try:
+            if error is None:
+                self._perform(then(future.result(), self._now()))
+            else:
+                known = as_tidewire_error(error)
+                if known is not error:
+                    logger.error("%s", known, exc_info=error)
+                self._perform(otherwise(known, self._now()))
+        except Exception as mistake:
+            if not self._broken.done():
+                self._broken.set_exception(mistake)
+
+    def _chunk_failed(self, chunk: ReadChunk, error: TidewireError, now: Now) -> list[Effect]:
+        return self._core.on_chunk_failed(chunk, error, now, damaged=isinstance(error, StorageDamaged))
 
     def _appended(self, append: Append, commit: Commit, now: Now) -> list[Effect]:
         self._append_began_s = inf
@@ -381,6 +428,7 @@ class HubRuntime:
     async def _stop(self) -> None:
         """Let the commit under way be acked, say goodbye, and leave the rest unacked for devices to send again."""
         self._stopping = True
+        self._keeper.stop()
         self._perform(self._core.on_outbox(self._now(), full=True))
         try:
             async with asyncio.timeout(_STOP_COMMIT_S):

@@ -70,6 +70,8 @@ def _runtime(settings: HubSettings, host: StreamHost, executor: ThreadPoolExecut
         oldest=stream.oldest,
         version=version(),
         **start._asdict(),
+        log_bytes=stream.log_bytes,
+        snapshots=host.snapshots,
     )
     link = LinkSettings.of(
         url=settings.broker,

@@ -99,7 +99,49 @@ class HubSettings(LogSettings, BrokerSettings):
     """Replay pages end at multiples of this, so that devices share them."""
 
     replay_in_flight_max: int = Field(default=16, ge=1, le=1_000)
-    """Replay messages on their way to the broker at once: they must not delay live pages and acks by much."""
+    """Pages of replay and chunks of snapshots on their way to the broker at once: they must not delay live pages and
+    acks by much."""
+
+    retention_entries: int = Field(default=0, ge=0)
+    """Newest entries of the log that are kept; 0 keeps all. A device that lacks older ones takes a snapshot instead of
+    replay. Nothing is removed that no snapshot holds."""
+
+    retention_bytes: int = Field(default=0, ge=0)
+    """Above this the log's oldest entries are removed; 0 keeps all. Their space in the file is used again."""
+
+    retention_days: float = Field(default=0, ge=0, le=36_500)
+    """Entries are kept for so many days, by this machine's clock; 0 keeps them for ever."""
+
+    retention_interval_s: Seconds = 30.0
+    """Time between two looks at what of the log may go."""
+
+    retention_step_entries: int = Field(default=256, ge=1, le=100_000)
+    """Entries removed in one transaction: few, as commits wait for it."""
+
+    retention_step_bytes: int = Field(default=4 * 1024 * 1024, ge=1)
+    """Bytes of these."""
+
+    snapshot_reuse_entries: int = Field(default=10_000, ge=0)
+    """A device gets the newest snapshot if no more entries than this follow it, else a new one is made: making one
+    costs the hub more than so much replay."""
+
+    snapshot_advised_entries: int = Field(default=10_000, ge=1)
+    """A device that is behind by more than this is advised to take a snapshot, if that is smaller than the entries."""
+
+    snapshot_interval_s: Seconds = 600.0
+    """Shortest time between two snapshots that are made only so that the log can be shorter."""
+
+    snapshots_kept: int = Field(default=2, ge=2, le=100)
+    """Snapshots on the disk, each about as large as the state: one for those who come, one for those who load it."""
+
+    snapshot_keep_s: Seconds = 86_400.0
+    """A snapshot that nobody asked for in this time is removed, unless it is the one from which the log goes on."""
+
+    snapshot_hold_s: Seconds = 600.0
+    """A snapshot that a device asked for within this time is neither removed nor are the entries after it."""
+
+    snapshot_cache_bytes_max: int = Field(default=16 * 1024 * 1024, ge=0)
+    """Chunks kept in memory for devices that load a snapshot together; some 160 full ones."""
 
     publish_bytes_max: int = Field(default=32 * 1024 * 1024, ge=2_048)
     """Bytes that wait to be published; while it is exceeded no new commit begins (a slow broker slows the hub)."""

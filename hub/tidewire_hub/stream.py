@@ -25,9 +25,11 @@ from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDige
 from tidewire_hub.database import StorageDamaged, storage_errors
 from tidewire_hub.declare import Declaration
 from tidewire_hub.log.port import HEARD_EPOCH_MAX, HubLog, StoredEntry
+from tidewire_hub.log.retention import Kept, Retention
 from tidewire_hub.sequencer import Poisoned, Sequencer
 from tidewire_hub.state.chains import DeviceChain
 from tidewire_hub.state.conflicts import Conflict
+from tidewire_hub.state.opening import SpareState, StateLost, open_state, remove_state
 from tidewire_hub.state.store import Limits, State
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import ChainPoint, Entry, Parent, TableProblem
@@ -41,6 +43,7 @@ __all__ = [
     "Conflict",
     "DeviceChain",
     "Incoming",
+    "SpareState",
     "Stream",
     "StreamSettings",
     "TableDigest",
@@ -109,25 +112,35 @@ class Stream:
         self._behind = True
 
     @classmethod
-    def open(cls, log: HubLog, state_path: Path | None, *, settings: StreamSettings | None = None) -> Self:
+    def open(
+        cls,
+        log: HubLog,
+        state_path: Path | None,
+        *,
+        settings: StreamSettings | None = None,
+        spares: Sequence[SpareState] = (),
+    ) -> Self:
         """Open the state beside `log` and fold into it what the log has beyond it.
 
-        A state that is missing, damaged, of another log or ahead of this one is made anew from the log.
-        `state_path` None keeps the state in memory.
+        A state that is missing, damaged, of another log, or too old for what the log still has is made anew: from the
+        log, or, where that was trimmed, from the first of `spares` that fits. `state_path` None keeps it in memory.
         """
         settings = settings or StreamSettings()
         try:
-            return cls._opened(log, state_path, settings)
+            return cls._opened(log, state_path, settings, spares)
         except StorageDamaged as error:
-            if state_path is None or not state_path.exists():
+            if state_path is None or not state_path.exists() or isinstance(error, StateLost):
                 raise
             logger.warning("%s is damaged and made anew: %s", state_path, error)
-            _remove(state_path)
-            return cls._opened(log, state_path, settings)
+            remove_state(state_path)
+            return cls._opened(log, state_path, settings, spares)
 
     @classmethod
-    def _opened(cls, log: HubLog, state_path: Path | None, settings: StreamSettings) -> Self:
-        state = _open_state(log, state_path, settings)
+    def _opened(
+        cls, log: HubLog, state_path: Path | None, settings: StreamSettings, spares: Sequence[SpareState]
+    ) -> Self:
+        limits = Limits(settings.state_cache_bytes, settings.chain_points_max, settings.conflicts_max)
+        state = open_state(log, state_path, limits, spares)
         stream = cls(log, state, state_path, settings)
         try:
             stream._ready()
@@ -205,6 +218,15 @@ class Stream:
     def read(self, after: Seq, *, bytes_max: int, entries_max: int) -> list[StoredEntry]:
         """Entries after `after` within both limits, at least one if there is one; as `HubLog.read`."""
         return self._log.read(after, bytes_max=bytes_max, entries_max=entries_max)
+
+    def trim(self, retention: Retention, needed_from: Seq, now_ms: int) -> Kept:
+        """Take one small step of removing old entries, none from `needed_from` on: see `Retention.step`."""
+        return retention.step(self._log, needed_from, now_ms)
+
+    @property
+    def log_bytes(self) -> int:
+        """About how many bytes the log takes."""
+        return self._log.size_bytes()
 
     def checkpoint_known(self, position: Position) -> bool:
         """Whether a device's checkpoint is an entry of this log; `START` always is."""
@@ -365,27 +387,3 @@ class Stream:
             lost = from_json(entry.lost) if entry.lost else ()
             self._state.fold(_ENTRY.validate_json(entry.data), lost)
         self._state.commit()
-
-
-def _open_state(log: HubLog, path: Path | None, settings: StreamSettings) -> State:
-    """The state's file if it belongs to this log and is not ahead of it, else a new one."""
-    limits = Limits(settings.state_cache_bytes, settings.chain_points_max, settings.conflicts_max)
-    with storage_errors(path or "state in memory"):
-        state = State.open(path, log.log_id, limits)
-        if state is not None:
-            if log.position_at(Seq(state.position.seq)) == state.position:
-                return state
-            state.close()
-        logger.warning("%s is not of this log: it is made anew", path)
-        _remove(path)
-        state = State.open(path, log.log_id, limits)
-    if state is None:
-        raise StorageDamaged(f"{path} cannot be made anew")
-    return state
-
-
-def _remove(path: Path | None) -> None:
-    """Delete the state's files: it is a cache."""
-    if path is not None:
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from secrets import randbits
 from typing import Self
 
 from tidewire_hub import handshake
-from tidewire_hub.actions import EntriesRead, Greet, QueuedBatch, ReadPage, Standing
+from tidewire_hub.actions import EntriesRead, Greet, QueuedBatch, ReadPage, Standing, Trim
 from tidewire_hub.layout import DataDirectory
+from tidewire_hub.log.retention import Kept, Retention
 from tidewire_hub.log.sqlite import SqliteLog
 from tidewire_hub.settings import HubSettings
-from tidewire_hub.stream import Commit, Incoming, Stream, StreamSettings
+from tidewire_hub.snapshot.shelf import Shelf
+from tidewire_hub.stream import Commit, Incoming, SpareState, Stream, StreamSettings
 from tidewire_schemas import codec
 from tidewire_schemas.errors import DatabaseError, LedElsewhere, TidewireError
 from tidewire_schemas.messages import Head
@@ -32,8 +35,8 @@ def wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def open_stream(data: DataDirectory, settings: HubSettings) -> Stream:
-    """The stream in a data directory."""
+def open_stream(data: DataDirectory, settings: HubSettings, *, snapshots: Path | None = None) -> Stream:
+    """The stream in a data directory; `snapshots` is another folder with them than its own."""
     limits = StreamSettings(
         batch_bytes_max=settings.batch_bytes_max,
         conflicts_max=settings.conflicts_max,
@@ -41,8 +44,10 @@ def open_stream(data: DataDirectory, settings: HubSettings) -> Stream:
         state_cache_bytes=settings.state_cache_bytes,
     )
     log = SqliteLog.open(data.log)
+    copies = Shelf(snapshots or data.snapshots, log.log_id).state_copies()
+    spares = [SpareState(kept.position, path) for kept, path in copies]
     try:
-        return Stream.open(log, data.state, settings=limits)
+        return Stream.open(log, data.state, settings=limits, spares=spares)
     except BaseException:
         log.close()
         raise
@@ -54,6 +59,16 @@ class StreamHost:
     def __init__(self, stream: Stream, settings: HubSettings) -> None:
         self.stream = stream
         self._settings = settings
+        self._retention = Retention(
+            entries=settings.retention_entries,
+            bytes=settings.retention_bytes,
+            days=settings.retention_days,
+            step_entries_max=settings.retention_step_entries,
+            step_bytes_max=settings.retention_step_bytes,
+        )
+        self.shelf = Shelf(DataDirectory(settings.data, settings.stream).snapshots, stream.log_id)
+        self.snapshots = self.shelf.load(stream.checkpoint_known)
+        """Those on the disk when the stream was opened."""
 
     @classmethod
     def open(cls, settings: HubSettings, *, take_over: bool = False) -> Self:
@@ -120,6 +135,10 @@ class StreamHost:
             return EntriesRead(known=False, entries=())
         entries = self.stream.read(Seq(page.after.seq), bytes_max=page.bytes_max, entries_max=page.entries_max)
         return EntriesRead(known=True, entries=[(entry.position, entry.data) for entry in entries])
+
+    def trim(self, trim: Trim) -> Kept:
+        """A step of removing what retention does not keep."""
+        return self.stream.trim(self._retention, Seq(trim.needed_from), wall_ms())
 
     def close(self) -> None:
         """Close log and state."""

@@ -44,10 +44,14 @@ PURE: Final = (
     "tidewire_hub.commits",
     "tidewire_hub.handshake",
     "tidewire_hub.ingest",
+    "tidewire_hub.paced",
     "tidewire_hub.pages",
     "tidewire_hub.replay",
     "tidewire_hub.resolve*",
     "tidewire_hub.sessions",
+    "tidewire_hub.snapshot.desk",
+    "tidewire_hub.snapshot.manifest",
+    "tidewire_hub.snapshot.service",
     "tidewire_hub.voice",
 )
 """Modules that decide: of the same inputs and the same `now` they make the same, on a device and in a simulation."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 from random import Random
-from typing import Any, Final, NamedTuple
+from typing import Any
 
 import pytest
 
-from support.stream_kit import LOG_ID, HandDevice, entry_of, open_stream, picture, send, shape
+from support.random_batches import KEYS, SHAPES, RandomBatch, random_batches
+from support.stream_kit import LOG_ID, HandDevice, entry_of, open_stream, picture, send
 from tidewire_hub.catalogue import Catalogue, Table
 from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.state.plain import plain_runs
@@ -18,19 +19,6 @@ from tidewire_hub.stream import Stream
 from tidewire_schemas.messages import Op
 from tidewire_schemas.positions import START, Position, Seq
 
-SHAPES = [
-    shape("item", "id INTEGER, code TEXT NOCASE, n REAL, note BLOB", rowid=True, unique=["code", "n note"]),
-    shape("part", "name TEXT NOCASE, box INTEGER, n NUMERIC", key="name box"),
-    shape("spare", "id TEXT"),
-]
-COLUMNS = {"item": ("id", "code", "n", "note"), "part": ("name", "box", "n")}
-OPS: Final[tuple[Op, ...]] = ("put", "put", "set", "set", "delete", "seed")
-KEYS = {"item": 1, "part": 2}
-VALUES: dict[str, list[Any]] = {
-    "code": ["a", "A", "b", "c", "d", "e", None, None],
-    "n": [None, 1.5, -2.25, 3.5],
-    "note": [None, 1, "1", {"blob": "AA=="}, "two", "three"],
-}
 FOLDED = ("head", "rows", "digests", "conflicts")
 ROW_WRITERS = """
     SELECT table_id, key, cells, born_seq, born.name, seq, writer.name, cells_by
@@ -39,38 +27,7 @@ ROW_WRITERS = """
 """
 
 
-class Batch(NamedTuple):
-    """Which device writes, how many entries it is behind, and operation, table, columns and rows of each run."""
-
-    device: int
-    behind: int
-    runs: list[tuple[Op, str, tuple[str, ...], list[list[Any]]]]
-
-
-def _written(random: Random) -> tuple[Op, str, tuple[str, ...], list[list[Any]]]:
-    table = random.choice(["item", "part"])
-    op = random.choice(OPS)
-    key, others = COLUMNS[table][: KEYS[table]], COLUMNS[table][KEYS[table] :]
-    if op == "set":
-        others = tuple(random.sample(others, random.randint(1, len(others))))
-    columns = key if op == "delete" else (*key, *others)
-    keys: list[list[Any]] = [[n] for n in range(4)] if table == "item" else [[n, 1] for n in "xXyz"]
-    rows = [[*row, *(random.choice(VALUES[name]) for name in columns[len(row) :])] for row in keys]
-    return op, table, columns, random.sample(rows, random.randint(1, 3))
-
-
-def _batches(random: Random) -> list[Batch]:
-    return [
-        Batch(
-            random.randrange(2),
-            random.choice([0, 0, 0, 0, 1, 3]),
-            [_written(random) for _ in range(random.randint(1, 2))],
-        )
-        for _ in range(60)
-    ]
-
-
-def _take(state: Path, sent: list[Batch], *, slowly: bool) -> tuple[dict[str, Any], list[Any]]:
+def _take(state: Path, sent: list[RandomBatch], *, slowly: bool) -> tuple[dict[str, Any], list[Any]]:
     """All that a stream's state and log say after these batches."""
     log = MemoryLog(LOG_ID)
     stream = open_stream(log, state)
@@ -102,7 +59,7 @@ def _take(state: Path, sent: list[Batch], *, slowly: bool) -> tuple[dict[str, An
 @pytest.mark.parametrize("seed", range(12))
 def test_the_fast_path_does_what_the_full_resolution_does(seed: int, tmp_path: Path) -> None:
     """Guarantees 6 and 7."""
-    sent = _batches(Random(seed))
+    sent = random_batches(Random(seed))
     fast, slow = (_take(tmp_path / f"{slowly}.db", sent, slowly=slowly) for slowly in (False, True))
     assert fast == slow
 
