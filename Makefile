@@ -9,6 +9,9 @@ READY := $(VENV)/.ready
 # What the tests run besides Python, as command=package.
 TEST_PACKAGES := mosquitto=mosquitto mosquitto_pub=mosquitto-clients sqlite3=sqlite3 openssl=openssl ip=iproute2
 
+# Tests run side by side, one process per processor; each has ports, brokers and files of its own.
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format lock clean
 
@@ -21,7 +24,7 @@ demo: $(READY) ## a broker, a hub and three agents on this machine, for a minute
 
 test: lint ## style, types and every test (ARGS='tests/unit -k name': some of them)
 	@.ci/packages $(TEST_PACKAGES)
-	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) $(ARGS)
 
 lint: $(READY) ## style and types alone
 	$(BIN)/ruff check .
