@@ -14,7 +14,7 @@ from support.agent_process import AgentProcess, make_database, rows, wait_rows
 from support.broker import Mosquitto
 from support.hub_process import HubProcess
 from support.publish import publish
-from support.waiting import wait_for
+from support.waiting import PATIENCE_S, wait_for
 from tidewire_schemas import topics
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.positions import Position
@@ -199,7 +199,9 @@ def test_a_page_of_an_earlier_leader_is_not_applied(agent: AgentProcess, broker:
     assert ("stale", 1.0) not in rows(agent.db)
 
 
-def test_a_page_or_head_of_another_log_or_a_later_epoch_is_not_believed(agent: AgentProcess, broker: Mosquitto) -> None:
+def test_a_page_or_head_of_another_log_or_a_later_epoch_is_not_believed(
+    agent: AgentProcess, broker: Mosquitto, hub: HubProcess
+) -> None:
     """Guarantee 8: a new epoch or log is learned from a Welcome alone."""
     position = Position(*(agent.status.position or (0, 0)))
     later = page(agent, position, "later")
@@ -215,11 +217,14 @@ def test_a_page_or_head_of_another_log_or_a_later_epoch_is_not_believed(agent: A
         "at": 0,
     }
     foreign = page(agent, position, "foreign", log=os.urandom(16).hex())
-    payloads = [later, foreign, head, head | {"log": OTHER}]
-    for payload in payloads:
-        topic = TOPICS["head"] if payload["type"] == "head" else TOPICS["log"]
-        publish(broker, (topic, json.dumps(payload).encode()))
+    for topic, payload in (("log", later), ("log", foreign), ("head", head | {"log": OTHER})):
+        publish(broker, (TOPICS[topic], json.dumps(payload).encode()))
         agent.wait_state("live")
+    publish(broker, (TOPICS["head"], json.dumps(head).encode()))
+    assert hub.process.wait(PATIENCE_S) != 0  # it takes this for the hub that replaced it
+    hub.options += ("--take-over",)
+    hub.start()
+    agent.wait_state("live")
     still_works(agent)
     assert {key for key, _ in rows(agent.db)} == {"o-1", "after"}
 

@@ -50,7 +50,8 @@ def test_a_missing_database_ends_the_start_with_a_hint(tmp_path: Path) -> None:
 def test_a_corrupt_database_ends_the_start_with_a_hint(tmp_path: Path) -> None:
     make_database(tmp_path / "a.db").close()
     with (tmp_path / "a.db").open("r+b") as file:
-        file.write(os.urandom(4096))
+        file.seek(100)  # what says that it is a database stays
+        file.write(os.urandom(4096 - 100))
     done = tidewire_agent("run", "--db", tmp_path / "a.db", "--device", "x")
     assert done.returncode == ExitCode.DATABASE
     assert "integrity_check" in done.stderr

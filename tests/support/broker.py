@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,8 @@ from support.waiting import wait_for
 _START_S = 30.0
 _STOP_S = 30.0
 _START_ATTEMPTS = 3
+_STOP_ATTEMPTS = 15
+"""Mosquitto forgets a signal that comes after it listens and before it serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,10 +193,12 @@ class Mosquitto:
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
             return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
+        for _ in range(_STOP_ATTEMPTS):
+            self._process.send_signal(number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_S / _STOP_ATTEMPTS)
+                break
+        else:
             self._process.kill()
             self._process.wait(_STOP_S)
         self._process = None
