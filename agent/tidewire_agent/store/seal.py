@@ -216,17 +216,22 @@ class Sealer:
             return Draft(runs, _encoded(runs), first, cut, dead, touched, nothing, whole)
 
     def _end_of_transaction(self, first: int) -> int:
-        """Where the batch that begins with this change should end, so that receivers apply it in a short time."""
-        if self._ends_of != self._ids_of():
+        """Where the batch that begins with this change should end, so that receivers apply it in a short time.
+
+        Rows are read as they are now. So a batch may end before the newest change only if no later one is about a row
+        of it, which is certain where there are only inserts: no key comes twice among them.
+        """
+        if self._ends_of != self._ids_of() or not self._ends or self._ends[-1] < first + self._changes_soft_max:
+            return _MAX_ID
+        others = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM tidewire_change WHERE op <> ?)", (capture.INSERTED,)
+        ).fetchone()[0]
+        if others:
             return _MAX_ID
         while self._ends and self._ends[0] < first:
             self._ends.popleft()
         target = first + self._changes_soft_max
-        end = _MAX_ID
-        for end in self._ends:
-            if end >= target:
-                break
-        return end
+        return next(end for end in self._ends if end >= target)
 
     def _ids_of(self) -> tuple[int, int]:
         return self._meta.number("drained"), self._meta.number("trimmed")

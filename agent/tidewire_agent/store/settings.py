@@ -21,8 +21,8 @@ class StoreSettings(BaseModel):
     batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
     """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
     changes_per_batch_soft_max: Annotated[int, Field(ge=1)] = 5_000
-    """A batch ends with a transaction after about so many changes, where the agent saw one end: short batches are
-    applied in a short time. A larger transaction is one batch."""
+    """Where rows are only inserted, a batch ends with a transaction after about so many, if the agent saw one end:
+    short batches are applied in a short time. A larger transaction is one batch."""
     changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
     """Change log rows read into one batch: bounds the agent's memory while it works off a backlog."""
     seed_chunk_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024

@@ -52,8 +52,19 @@ def test_a_large_transaction_is_one_batch(edge: Edge) -> None:
     """Guarantee 4."""
     write(edge, 0, 2)
     write(edge, 10, 50)
-    write(edge, 100, 2)
-    assert sizes(edge) == [52, 2]
+    write(edge, 100, 20)
+    assert sizes(edge) == [52, 20]
+
+
+def test_a_row_that_is_written_again_is_never_ahead_of_what_was_written_with_it(edge: Edge) -> None:
+    """Rows are read when they are sealed, so all that was committed then must go with them. Guarantee 4."""
+    edge.sql("INSERT INTO t VALUES (0, 0)")
+    edge.seal()
+    edge.store.data_version()
+    for n in range(1, 20):
+        edge.sql(f"BEGIN; UPDATE t SET v = {n} WHERE id = 0; INSERT INTO t VALUES ({n}, {n}); COMMIT")
+        edge.store.data_version()
+    assert sizes(edge)[1:] == [20]
 
 
 def test_transactions_whose_ends_were_not_seen_are_never_parted(edge: Edge) -> None:
