@@ -17,6 +17,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin
@@ -243,6 +244,7 @@ def _explained(model: type[BaseModel], error: ValidationError, origins: Mapping[
     return SettingError(f"{origins.get(key, key)}: {what}{shown}")
 
 
+@cache
 def version() -> str:
     """The installed version of Tidewire; `0` when it runs from a source tree."""
     try:

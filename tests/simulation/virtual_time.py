@@ -1,0 +1,237 @@
+"""Time that stands still while anything can be done, and chance that comes from a seed alone.
+
+`VirtualLoop` is an asyncio event loop whose clock jumps to the next timer. `one_seed` makes everything else that the
+product takes from outside (wall clocks, random ids, fsync) come from the world as well: one seed is one history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Final, Protocol
+from unittest.mock import patch
+
+BORN_MS: Final = 1_795_390_000_000
+"""What wall clocks show when a world begins, milliseconds since 1970."""
+
+
+class Stuck(Exception):
+    """Nothing is left to do and no timer is set: the world would sleep for ever."""
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """An event loop without sockets or threads: when nothing is ready, its time jumps to the next timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._selector = self
+        self._clock_resolution = 1e-9
+        self._now_s = 0.0
+
+    def time(self) -> float:
+        """Seconds since the world began."""
+        return self._now_s
+
+    def select(self, timeout: float | None) -> list[Any]:
+        """What `BaseEventLoop` waits with."""
+        if timeout is None:
+            raise Stuck("no task can go on and no timer is set")
+        self._now_s += timeout
+        return []
+
+    def run_in_executor(  # type: ignore[override]  # typeshed's has variadic generics
+        self, executor: Executor | None, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Blocking calls run on the process's own `Thread`."""
+        thread = executor.thread if isinstance(executor, OneThread) else current_process().background
+        return thread.begin(func, *args)
+
+    def add_signal_handler(  # type: ignore[override]  # typeshed's has variadic generics
+        self, sig: int, callback: Callable[..., Any], *args: Any
+    ) -> None:
+        """Nobody sends signals here."""
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        """There was none."""
+        return False
+
+    def _process_events(self, events: list[Any]) -> None:
+        """There are none."""
+
+    def _write_to_self(self) -> None:
+        """Nobody calls from another thread."""
+
+
+class Thread:
+    """A thread of a simulated process: calls run one after another, each a moment after it was asked for.
+
+    What was asked of a process that has died never happens, and what happened is never told to it.
+    """
+
+    def __init__(self, process: Owner, chance: random.Random, *, pause_max_s: float = 0.002) -> None:
+        self._process = process
+        self._chance = chance
+        self._pause_max_s = pause_max_s
+        self._free_at = 0.0
+        self._begun: set[asyncio.Task[Any]] = set()
+
+    def begin(self, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """The call, begun: it is kept though nobody may wait for it any more."""
+        task = asyncio.current_task()
+        if not self._process.alive and task is not None and task.cancelling():
+            unwinding: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            unwinding.set_result(None)  # a dead process tidies nothing up, and nothing waits for that
+            return unwinding
+        call = asyncio.ensure_future(self.call(function, *args))
+        self._begun.add(call)
+        call.add_done_callback(self._begun.discard)
+        return call
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The call's result."""
+        loop = asyncio.get_running_loop()
+        begin = max(loop.time(), self._free_at) + self._chance.random() * self._pause_max_s + 1e-6
+        self._free_at = begin
+        await asyncio.sleep(begin - loop.time())
+        result, error = self._process.perform(function, args) if self._process.alive else (None, None)
+        if not self._process.alive:
+            await loop.create_future()  # never
+        if error is not None:
+            raise error
+        await asyncio.sleep(self._chance.random() * self._pause_max_s if self._chance.random() < 0.3 else 0)
+        if not self._process.alive:
+            await loop.create_future()
+        return result
+
+
+class OneThread(Executor):
+    """What stands in for a `ThreadPoolExecutor` of one thread."""
+
+    def __init__(self, max_workers: int, thread_name_prefix: str = "") -> None:
+        assert max_workers == 1, thread_name_prefix
+        self.thread = current_process().new_thread()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """A call by another thread of the same process, which waits for it: it happens within that one's call."""
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Nothing to end."""
+
+
+class Owner(Protocol):
+    """What a simulated process is to the parts of it that come from here."""
+
+    name: str
+    alive: bool
+    background: Thread
+
+    def perform(self, function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, BaseException | None]:
+        """Call it; its result or its error. The process may die of it."""
+        ...
+
+    def new_thread(self) -> Thread:
+        """One more thread."""
+        ...
+
+    def wall_ms(self) -> int:
+        """What the machine's clock shows, milliseconds since 1970."""
+        ...
+
+    def opened(self, connection: sqlite3.Connection) -> None:
+        """It has opened a database."""
+        ...
+
+
+class Processes:
+    """Which process runs now."""
+
+    def __init__(self) -> None:
+        self.running: ContextVar[Owner | None] = ContextVar("process", default=None)
+
+
+PROCESSES: Final = Processes()
+
+
+def current_process() -> Owner:
+    """The process whose code runs."""
+    process = PROCESSES.running.get()
+    assert process is not None, "only a simulated process may do this"
+    return process
+
+
+def connect_outside(path: Path) -> sqlite3.Connection:
+    """A connection that belongs to no simulated process, whoever asks for it."""
+    token = PROCESSES.running.set(None)
+    try:
+        return sqlite3.connect(path, isolation_level=None, timeout=0)
+    finally:
+        PROCESSES.running.reset(token)
+
+
+@contextmanager
+def one_seed(loop: VirtualLoop, chance: random.Random, on_fsync: Callable[[int], None]) -> Iterator[None]:
+    """While inside, clocks, random numbers and fsync are the world's.
+
+    Args:
+        loop: whose time it is.
+        chance: where random numbers come from.
+        on_fsync: called with the file descriptor, in place of the wait for the disk.
+    """
+    connect = sqlite3.connect
+    slept_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal slept_s
+        slept_s += seconds  # for who waits for a lock: nobody gives it back meanwhile
+
+    def monotonic() -> float:
+        return loop.time() + slept_s
+
+    def wall_ns() -> int:
+        process = PROCESSES.running.get()
+        ms = process.wall_ms() if process is not None else BORN_MS + int(loop.time() * 1000)
+        return ms * 1_000_000
+
+    def connected(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **kwargs)
+        process = PROCESSES.running.get()
+        if process is not None:
+            process.opened(connection)
+        return connection
+
+    replaced: dict[tuple[Any, str], Any] = {
+        (time, "time"): lambda: wall_ns() / 1e9,
+        (time, "time_ns"): wall_ns,
+        (time, "monotonic"): monotonic,
+        (time, "perf_counter"): monotonic,
+        (time, "sleep"): sleep,
+        (secrets, "token_hex"): lambda count=32: chance.randbytes(count).hex(),
+        (secrets, "randbits"): chance.getrandbits,
+        (os, "urandom"): chance.randbytes,
+        (os, "fsync"): on_fsync,
+        (random, "random"): chance.random,
+        (sqlite3, "connect"): connected,
+    }
+    patches = [patch.object(place, name, value) for (place, name), value in replaced.items()]
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in reversed(patches):
+            one.stop()

@@ -1,0 +1,457 @@
+"""One world: a hub, a broker, some devices with their apps, bad luck, and those who watch. One seed, one history."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from simulation.checkers import Guarantee, LogChecker, Violation, is_quiet
+from simulation.device import Device, simulated_agents
+from simulation.disk import Disk
+from simulation.faults import FAULTS, Fault
+from simulation.hub import Hub, simulated_hubs
+from simulation.network import Network, Weather
+from simulation.virtual_time import PROCESSES, VirtualLoop, one_seed
+from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_schemas import codec, topics
+from tidewire_schemas.errors import LedElsewhere
+from tidewire_schemas.messages import Ack
+
+FAULT_SHARE: Final = 0.25
+"""Share of the steps that are bad luck; in the others an app writes."""
+
+CALM_MAX_S: Final = 180.0
+"""After the faults have stopped all must be at rest within this time."""
+
+DEVICES_MAX: Final = 5
+"""Clones included."""
+
+HISTORY_LINES: Final = 400
+"""The end of the history that a failure can show."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to simulate.
+
+    Args:
+        seed: decides everything else.
+        steps: writes of apps and strikes of bad luck.
+        devices: how many there are at the beginning.
+        faults: by name; None for all that are on.
+    """
+
+    seed: int
+    steps: int = 100
+    devices: int = 3
+    faults: tuple[str, ...] | None = None
+
+    def chosen(self) -> list[Fault]:
+        """The faults of this world."""
+        if self.faults is None:
+            return [fault for fault in FAULTS.values() if fault.on]
+        return [FAULTS[name] for name in self.faults]
+
+
+class Outcome(NamedTuple):
+    """What became of a world."""
+
+    plan: Plan
+    violation: Violation | None
+    digest: str
+    """Of all that happened: equal for equal seeds."""
+    struck: Counter[str]
+    """How often each fault struck."""
+    counts: Counter[str]
+    """What there was to see: steps, events, entries, refusals."""
+    history: list[str]
+    """How it ended."""
+
+
+class World:
+    """A world, from its beginning to its rest. Made by `simulate`."""
+
+    def __init__(self, plan: Plan, folder: Path, loop: VirtualLoop) -> None:
+        self.plan = plan
+        self.chance = random.Random(f"world {plan.seed}")
+        self.disk = Disk(random.Random(f"disk {plan.seed}"))
+        self.log = LogChecker()
+        self.network = Network(
+            random.Random(f"network {plan.seed}"),
+            on_publish=self._published,
+            on_delivery=self._delivered,
+            happened=self._struck,
+        )
+        self.devices: list[Device] = []
+        self.struck: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.history: deque[str] = deque(maxlen=HISTORY_LINES)
+        self.may_copy = True
+        self.violation: Violation | None = None
+        self._folder = folder
+        self._loop = loop
+        self._hash = blake2b(digest_size=16)
+        self._stopping = False
+        self.hub = Hub(self, "hub", folder / "hub", self.log)
+        self._old_hubs: list[Hub] = []
+
+    @property
+    def weather(self) -> Weather:
+        """How the network is now."""
+        return self.network.weather
+
+    @property
+    def digest(self) -> str:
+        """Of all that has happened."""
+        return self._hash.hexdigest()
+
+    # ── its course ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Live through all steps, then come to rest."""
+        for number in range(self.plan.devices):
+            self._install(f"till-{number + 1}", _label(number))
+        self.hub.start()
+        faults = self.plan.chosen()
+        weights = [fault.weight for fault in faults]
+        for step in range(self.plan.steps):
+            self.counts["steps"] += 1
+            if faults and self.chance.random() < FAULT_SHARE:
+                (chosen,) = self.chance.choices(faults, weights)
+                self.note("step", step, chosen.name)
+                if await chosen.strike(self):
+                    self._struck(chosen.name)
+            else:
+                self.write(self.any_device())
+            await asyncio.sleep(self._pause())
+            self._check()
+        await self._come_to_rest()
+
+    def _pause(self) -> float:
+        """Mostly short beside the network's delays; now and then long beside the timeouts."""
+        draw = self.chance.random()
+        if draw < 0.3:
+            return self.chance.random() * 0.002
+        return self.chance.random() * (0.05 if draw < 0.85 else 0.5 if draw < 0.97 else 4.0)
+
+    def _install(self, name: str, label: str) -> None:
+        device = Device(self, name, label, self._folder, self.log.oracle)
+        device.install(self.chance.randrange(8))
+        self.devices.append(device)
+        self.later(self.chance.random(), lambda: self._start(device))
+
+    async def _come_to_rest(self) -> None:
+        """No more faults, no more writes: all must get level."""
+        self._stopping = True
+        self.note("calm")
+        self.network.weather = Weather()
+        for device in self.devices:
+            if device.app.finish():
+                device.tell()
+        deadline = self._loop.time() + CALM_MAX_S
+        while self._loop.time() < deadline:
+            await asyncio.sleep(0.5)
+            self._check()
+            if self._rests():
+                break
+        else:
+            raise Violation(Guarantee.REST, "; ".join(self._unrest()))
+        self._account()
+
+    # ── what faults ask of it ─────────────────────────────────────────────────────────────────────────────────────
+
+    def any_device(self) -> Device:
+        """One of the devices."""
+        return self.chance.choice(self.devices)
+
+    def any_running(self) -> Device | None:
+        """One of the devices whose agent runs."""
+        running = [device for device in self.devices if device.running]
+        return self.chance.choice(running) if running else None
+
+    def write(self, device: Device) -> None:
+        """An app makes a transaction."""
+        if device.attached and device.app.write():
+            self.note("write", device.label, len(device.app.written))
+            device.tell()
+        if self.chance.random() < 0.05 and self.may_copy and device.attached and not device.app.holds:
+            device.backups.append(device.copy())
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something after a while, or when the faults stop."""
+        self._loop.call_later(seconds, act)
+
+    def start_again(self, machine: Device | Hub) -> None:
+        """Start a stopped machine after a while, mostly soon."""
+        soon = self.chance.random() < 0.8
+        self.later(self.chance.uniform(0.2, 1.0 if soon else 6.0), lambda: self._start(machine))
+
+    def _start(self, machine: Device | Hub) -> None:
+        if not machine.running and machine not in self._old_hubs:
+            self.note("start", machine.label)
+            machine.start()
+
+    def _take_over(self, hub: Hub) -> None:
+        """A person has read that another hub led, and knows better."""
+        if not hub.running and hub is self.hub:
+            self.note("take over", hub.label)
+            hub.start(take_over=True)
+
+    def cut_a_connection(self, *, late: bool) -> bool:
+        """Cut one of the connections; whether there was one."""
+        clients = list(self.network.clients.values())
+        if not clients:
+            return False
+        self.chance.choice(clients).cut(notice_s=self.chance.random() * 3 if late else None)
+        return True
+
+    def start_second_hub(self) -> bool:
+        """Start a hub on the same log, with a state of its own; after a while one of the two goes."""
+        if (self._old_hubs and self._old_hubs[-1].running) or self.hub.stream is None:
+            return False
+        old, number = self.hub, len(self._old_hubs) + 2
+        folder = self._folder / f"hub{number}"
+        new = Hub(self, f"hub{number}", folder, self.log)
+        new.files.make()
+        new.files.log.symlink_to(old.files.log.resolve())
+        new.clock.offset_ms = old.clock.offset_ms
+        self.hub = new
+        self._old_hubs.append(old)
+        new.start(take_over=True)
+        self.later(self.chance.uniform(0.2, 4), old.kill)
+        return True
+
+    def uses_alone(self, hub: Hub) -> bool:
+        """Whether no other hub has this one's log open."""
+        return not any(other.running for other in (self.hub, *self._old_hubs) if other is not hub)
+
+    def copied(self, device: Device) -> None:
+        """From now on the writes of this device's apps may come twice."""
+        self.log.copied |= device.writers
+
+    def clone(self, device: Device) -> bool:
+        """A second machine begins with a copy of a device's card."""
+        if len(self.devices) >= DEVICES_MAX:
+            return False
+        twin = Device(self, device.name, _label(len(self.devices)), self._folder, self.log.oracle)
+        twin.adopt(device, device.copy())
+        self.copied(twin)
+        self.devices.append(twin)
+        twin.app.start()
+        self.later(self.chance.uniform(0, 2), lambda: self._start(twin))
+        return True
+
+    async def attach_anew(self, table: str, device: Device) -> bool:
+        """Detach a table and attach it again, with the agent stopped."""
+        if device.app.holds or not device.running:
+            return False
+        await device.stop()
+        store = EdgeStore.open(device.path, device=None)
+        try:
+            done = store.detach_table(table) and all(report.attached for report in store.attach([table]))
+        finally:
+            store.close()
+        self.start_again(device)
+        return done
+
+    # ── what it is told ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def note(self, *what: object) -> None:
+        """Something happened: it belongs to the history."""
+        line = f"{self._loop.time():.6f} " + " ".join(map(str, what))
+        self._hash.update(line.encode() + b"\n")
+        self.history.append(line)
+        self.counts["events"] += 1
+
+    def guard(self, check: Callable[[], None]) -> None:
+        """Run a check; what it finds ends the world at its next step."""
+        try:
+            check()
+        except Violation as violation:
+            self.violation = self.violation or violation
+
+    def ended(self, name: str, error: BaseException | None) -> None:
+        """A process ended by itself."""
+        self.note("ended", name, repr(error))
+        if isinstance(error, LedElsewhere):
+            hub = self.hub
+            self.later(self.chance.uniform(0.2, 2.0), lambda: self._take_over(hub))
+        elif error is not None:
+            self.guard(lambda: _fail(Guarantee.MISTAKE, f"{name} ended: {error!r}"))
+
+    def died(self, name: str) -> None:
+        """A process died inside a call."""
+        machine: Device | Hub | None = next((d for d in self.devices if f"agent {d.label}" == name), None)
+        self._struck("hub_killed_inside_a_call" if machine is None else "agent_killed_inside_a_call")
+        self.start_again(machine or self.hub)
+
+    def logged(self, text: str, *, error: bool) -> None:
+        """The product has logged something; an error is one that it did not expect."""
+        process = PROCESSES.running.get()
+        self.history.append(f"{self._loop.time():.6f} {process.name if process else ''}: {text}")
+        if error:
+            self.guard(lambda: _fail(Guarantee.MISTAKE, f"logged: {text}"))
+
+    def _struck(self, name: str) -> None:
+        self.struck[name] += 1
+
+    def _published(self, client: str, topic: str, payload: bytes) -> None:
+        self.note("at broker", client, topic, blake2b(payload, digest_size=6).hexdigest())
+        place = topics.parse(topic)
+        if place is not None and place.kind == "in" and place.device is not None and b'"type":"ack"' in payload:
+            message = codec.parse("in", payload, bytes_max=len(payload))
+            device = place.device
+            if isinstance(message, Ack):
+                self.guard(lambda: self.log.acked(message, device))
+
+    def _delivered(self, client: str, topic: str, payload: bytes) -> None:
+        self.note("delivered", client, topic, blake2b(payload, digest_size=6).hexdigest())
+
+    # ── what is checked ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check(self) -> None:
+        for machine in self._machines():
+            self.guard(machine.check_limits)
+        if self.violation is not None:
+            raise self.violation
+
+    def _machines(self) -> list[Device | Hub]:
+        return [*self.devices, self.hub, *self._old_hubs]
+
+    def _rests(self) -> bool:
+        return not any(True for _ in self._unrest())
+
+    def _unrest(self) -> Iterator[str]:
+        """What keeps the world from being at rest."""
+        if self.hub.stream is None:
+            yield "the hub is down"
+            return
+        head = self.log.oracle.head
+        for device in self.devices:
+            engine = device.engine
+            if engine is None:
+                yield f"{device.label} is down"
+            elif engine.session.state.value != "live":
+                yield f"{device.label} is {engine.session.state.value}"
+            elif engine.session.position != head:
+                yield f"{device.label} is at {engine.session.position}, the log at {head}"
+            elif not is_quiet(device.observer):
+                yield f"{device.label} has something to send"
+
+    def _account(self) -> None:
+        """At rest: all equal, and nothing that an app wrote is missing."""
+        stream = self.hub.stream
+        assert stream is not None
+        by_hub = {found.table: (found.rows, found.digest) for found in stream.digests()}
+        for device in self.devices:
+            store = EdgeStore.open(device.path, device=None)
+            try:
+                position, digests = store.digests()
+            finally:
+                store.close()
+            for found in digests:
+                if (found.rows, found.digest) != by_hub.get(found.table, (0, "0" * 32)):
+                    text = f"{device.label} and the hub differ in {found.table} at {position}"
+                    raise Violation(Guarantee.DIVERGED, text)
+            self._find_writes(device)
+
+    def _find_writes(self, device: Device) -> None:
+        app = device.app
+        missing: Iterable[str] = [entry for entry in app.written if not self.log.has(entry)]
+        if missing:
+            raise Violation(Guarantee.LOST, f"transactions of {device.label} are not in the log: {sorted(missing)}")
+        dead = device.dead_marks().decode()
+        gone = {mark for mark in app.waiting - self.log.marks if f'{mark}"' not in dead and f"{mark} " not in dead}
+        if device.lied_to:
+            gone -= self.log.refused
+        if gone:
+            text = f"values of {device.label} are neither in the log nor dead letters: {sorted(gone)}"
+            raise Violation(Guarantee.LOST, text)
+
+
+def _label(number: int) -> str:
+    return "abcdefgh"[number]
+
+
+def _fail(guarantee: Guarantee, text: str) -> None:
+    raise Violation(guarantee, text)
+
+
+class _Listener(logging.Handler):
+    """Errors that the product logs with a traceback are mistakes of its own."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.logged(record.getMessage(), error=record.levelno >= logging.ERROR and bool(record.exc_info))
+
+
+@contextmanager
+def _listening(world: World, level: int) -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, [_Listener(world)]
+    level, root.level = root.level, level
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+def simulate(plan: Plan, folder: Path, *, whole_history: bool = False) -> Outcome:
+    """Live through one world in an empty folder.
+
+    `whole_history` keeps all of it, with what hub and agents log, and not its end alone.
+    """
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    violation: Violation | None = None
+    with ExitStack() as stack:
+        world = World(plan, folder, loop)
+        if whole_history:
+            world.history = deque()
+        product = random.Random(f"product {plan.seed}")
+        stack.enter_context(one_seed(loop, product, world.disk.fsync))
+        stack.enter_context(simulated_agents())
+        stack.enter_context(simulated_hubs(world.network, product))
+        stack.enter_context(_listening(world, logging.INFO if whole_history else logging.ERROR))
+        try:
+            loop.run_until_complete(world.run())
+        except Violation as found:
+            violation = found
+        digest = world.digest
+        _end(world, loop)
+    counts = world.counts
+    counts["entries"] = world.log.oracle.head.seq
+    counts["seconds"] = int(loop.time())
+    return Outcome(plan, violation, digest, world.struck, counts, list(world.history))
+
+
+def _end(world: World, loop: VirtualLoop) -> None:
+    """Unwind all tasks and close all files."""
+    loop.set_exception_handler(lambda *_: None)  # calls of dead processes, which end only now
+    machines = world._machines()
+    for machine in machines:
+        machine.kill()
+    for _ in range(20):
+        waiting = asyncio.all_tasks(loop)
+        for task in waiting:
+            task.cancel()
+        if not waiting:
+            break
+        loop.run_until_complete(asyncio.wait(waiting, timeout=1))
+    for machine in machines:
+        machine.close()
+    loop.run_until_complete(loop.shutdown_asyncgens())
+    asyncio.set_event_loop(None)
+    loop.close()
