@@ -38,6 +38,18 @@ def pass_on(
             batch=problem.batch,
         )
     unusable = [problem for problem in problems if problem.code not in CHAIN_CODES]
+    for problem in unusable:
+        if problem.batch is not None:
+            # Its chain stands still until it sends these changes in another way.
+            voice.complain(
+                session,
+                problem.code,
+                problem.message,
+                hint=problem.hint,
+                incarnation=problem.incarnation,
+                batch=problem.batch,
+                retry=problem.retry,
+            )
     for payload, code, error in _culprits(unusable, payloads):
         voice.reject(session, voice.up_topic(session.device), payload, error, now, code=code)
     return bool(unusable)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.fleet import Edge, Fleet
+from tidewire_agent.store.taking_apart import TakeApart
 
 TABLES = """
     CREATE TABLE orders (id INTEGER PRIMARY KEY, total, note UNIQUE);
@@ -85,3 +86,23 @@ def test_what_a_copy_made_after_it_parted_is_about_another_thing(fleet: Fleet) -
     fleet.assert_equal()
     assert a.rows("SELECT * FROM orders") == [(1, 2, "made anew"), (2, 2, "another")]
     assert sorted(copy.dead()) == [("orders", "key_taken", (2,)), ("orders", "row_reborn", (1,))]
+
+
+def test_what_was_sealed_above_the_hubs_limit_goes_in_smaller_batches(fleet: Fleet) -> None:
+    """Guarantees 5 and 10."""
+    a, b = fleet.edge("a", TABLES), fleet.edge("b", TABLES)
+    fleet.sync()
+    a.sql("BEGIN; " + "; ".join(f"INSERT INTO notes VALUES ('n{n}', '{'x' * 100}')" for n in range(50)) + "; COMMIT")
+    a.sql(f"INSERT INTO notes VALUES ('large', '{'x' * 5000}'); INSERT INTO orders VALUES (1, 1, 'after')")
+    a.seal()
+    a.store.renumber(0, None, TakeApart(2000, None))
+    batches = a.store.outbox(0, count_max=1000, bytes_max=10**9)
+    assert [batch.batch for batch in batches] == list(range(1, len(batches) + 1))
+    assert all(len(batch.payload) <= 2000 for batch in batches)
+    fleet.sync()
+    assert b.rows("SELECT count(*) FROM notes") == [(50,)]
+    assert b.rows("SELECT note FROM orders") == [("after",)]
+    assert a.dead() == [("notes", "row_too_large", ("large",))]
+    a.sql("UPDATE notes SET body = 'fits' WHERE id = 'large'")
+    fleet.sync()
+    fleet.assert_equal()

@@ -46,7 +46,6 @@ from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
-from tidewire_agent.store.outbox import SealedBatch
 from tidewire_link.errors import Disconnected as PublishCut
 from tidewire_link.errors import LinkError, NotConnected, PayloadTooLarge, PublishDenied, WindowFull
 from tidewire_link.port import Link
@@ -202,8 +201,8 @@ class Engine:
         message, size = received
         if isinstance(message, Welcome):
             points = [*((message.accepted,) if message.accepted else ()), *message.recent]
-            ours = await self._database.run(EdgeStore.digests_of, points)
-            self._perform(self.session.welcomed(message, ours, self._loop.time()))
+            ours, too_large = await self._database.run(filework.compare, message, points)
+            self._perform(self.session.welcomed(message, ours, self._loop.time(), too_large=too_large))
         else:
             self._perform(self.session.received(message, size, self._loop.time(), random.random()))
 
@@ -307,10 +306,10 @@ class Engine:
                     await self._patiently(partial(self._database.run, EdgeStore.fresh_answered, nonce, head))
                     if self.session.fresh_waits:
                         self.wake()
-                case Renumber(after, digest):
+                case Renumber(after, digest, apart):
                     common = "no batch" if after is None else f"batch {after} and those before it"
                     _log.warning("this database and the hub have %s in common; what follows gets new numbers", common)
-                    await self._patiently(partial(self._database.run, EdgeStore.renumber, after, digest))
+                    await self._patiently(partial(self._database.run, EdgeStore.renumber, after, digest, apart))
                     await self._reintroduce()
             self._on_change(False)
 
@@ -409,7 +408,7 @@ class Engine:
         self._perform(self.session.sending(effect.turn, sent, self._loop.time()))
         for batch in batches:
             if self._batch_bytes_max is not None and len(batch.payload) > self._batch_bytes_max:
-                self._troubles.say(_too_large(batch, self._batch_bytes_max))
+                await self._reintroduce()  # it was sealed before the limit was heard of: it will be taken apart
                 return
             await self._publish(self._up_topic, batch.payload, turn=effect.turn)
 
@@ -452,14 +451,6 @@ _STATE_LINES: Final = {
     State.LIVE: "live: holding all entries of the log",
     State.HALTED: "halted: a person must decide",
 }
-
-
-def _too_large(batch: SealedBatch, limit: float) -> Trouble:
-    return Trouble(
-        "batch_too_large",
-        f"batch {batch.batch} has {len(batch.payload)} bytes, the hub takes {limit:.0f}",
-        "raise batch_bytes_max of the hub; what follows waits until then",
-    )
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tidewire_agent.session.standing import Standing
@@ -10,7 +11,7 @@ from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
 from tidewire_agent.store.seal import SealOutcome
 from tidewire_schemas.errors import SequenceGap
-from tidewire_schemas.messages import Hello, Page
+from tidewire_schemas.messages import ChainPoint, Hello, Page, Welcome
 
 
 class Sealed(NamedTuple):
@@ -73,6 +74,12 @@ def outbox(store: EdgeStore, after: int, sealed: int, count_max: int, bytes_max:
     """Batches after one number up to another, within the limits."""
     found = store.outbox(after, count_max=count_max, bytes_max=bytes_max)
     return [batch for batch in found if batch.batch <= sealed]
+
+
+def compare(store: EdgeStore, welcome: Welcome, points: Sequence[ChainPoint]) -> tuple[dict[int, str], bool]:
+    """Our digests of the batches at these points, and whether one that the hub lacks is above what it takes."""
+    sent = 0 if welcome.accepted is None else welcome.accepted.batch
+    return store.digests_of(points), store.sealed_above(sent, welcome.batch_bytes_max)
 
 
 def hello(store: EdgeStore, boot: str) -> Hello:

@@ -1,11 +1,39 @@
-"""Where the batches of a device and what the log has of them part. Pure."""
+"""Whether the batches of a device can be sent as they are numbered, and where they and the log part. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from tidewire_agent.session.effects import Renumber
+from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_schemas.messages import Welcome
+
+
+class Chain:
+    """What keeps batches from being sent as they are numbered: nothing, mostly."""
+
+    def __init__(self) -> None:
+        self._unfit: int | None = None
+        """A batch that the hub will never take as it is."""
+
+    def cannot_take(self, batch: int) -> None:
+        """The hub has said so: what is not in the log can be numbered anew, in smaller batches."""
+        self._unfit = batch
+
+    def judge(self, welcome: Welcome, ours: Mapping[int, str], sealed: int, *, too_large: bool) -> Renumber | None:
+        """How the batches must be numbered anew; see `parted`, and `too_large`: one is above what the hub takes."""
+        fork = parted(welcome, ours, sealed)
+        if fork is not None:
+            return Renumber(fork.after, fork.digest)
+        last = 0 if welcome.accepted is None else welcome.accepted.batch
+        unfit, self._unfit = self._unfit, None
+        if unfit is not None and unfit <= last:
+            unfit = None
+        if unfit is None and not too_large:
+            return None
+        digest = None if welcome.accepted is None else welcome.accepted.digest
+        return Renumber(last, digest, TakeApart(welcome.batch_bytes_max, unfit))
 
 
 class Parted(NamedTuple):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tidewire_agent.session.states import State
+from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_schemas.messages import Page
 from tidewire_schemas.positions import Position
 
@@ -86,6 +87,8 @@ class Renumber:
 
     after: int | None
     digest: str | None
+    apart: TakeApart | None = None
+    """Which of the batches that follow are to become smaller ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Final
 
-from tidewire_agent.session.chain import parted
+from tidewire_agent.session.chain import Chain
 from tidewire_agent.session.complaints import (
     HUB_BUSY,
     NO_ACK,
@@ -31,7 +31,6 @@ from tidewire_agent.session.effects import (
     Follow,
     Limits,
     PublishState,
-    Renumber,
     RequestReplay,
     SayProblem,
     SendBatches,
@@ -91,6 +90,7 @@ class Session:
         self._next_batch = 1
         self._reading = False
         self._ack_deadline = inf
+        self._chain = Chain()
         self._resent: tuple[int, float] = (0, -inf)
         # pages coming down
         self._pages = PageBuffer(limits.pages_held_max, limits.pages_held_bytes_max)
@@ -211,8 +211,13 @@ class Session:
 
     # ── inputs: the hub ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def welcomed(self, welcome: Welcome, ours: Mapping[int, str], now: float) -> list[Effect]:
-        """A `Welcome` came; `ours` holds our digests of the batches it names (see `chain.parted`)."""
+    def welcomed(
+        self, welcome: Welcome, ours: Mapping[int, str], now: float, *, too_large: bool = False
+    ) -> list[Effect]:
+        """A `Welcome` came; `ours` holds our digests of the batches it names (see `chain.parted`).
+
+        `too_large` says that one of the batches to be sent is above what the hub takes.
+        """
         if self.state not in ASKING or self._hellos == 0 or self._renumbering or not self._is_mine(welcome):
             return self._out()
         if welcome.epoch < self._epoch:
@@ -230,10 +235,10 @@ class Session:
                 f"the hub's log does not hold this device's checkpoint {tuple(self._position)}",
                 "the hub has lost the end of its log: restore its newest backup",
             )
-        elif (fork := parted(welcome, ours, self._sealed)) is not None:
+        elif (renumber := self._chain.judge(welcome, ours, self._sealed, too_large=too_large)) is not None:
             self._renumbering = True
             self._hello_at = inf
-            self._effects.append(Renumber(fork.after, fork.digest))
+            self._effects.append(renumber)
         else:
             self._follow(welcome, now)
         return self._out()
@@ -378,6 +383,9 @@ class Session:
             case "cloned":  # holds until a Welcome comes without it
                 self._say(Trouble("cloned", f"device {problem.message}", problem.hint))
             case _:
+                if problem.batch and problem.batch <= self._sealed and self.state in FOLLOWING:
+                    self._chain.cannot_take(problem.batch)
+                    self._doubt(now)
                 self._say(Trouble("hub_problem", f"the hub says {problem.code}: {problem.message}", problem.hint))
 
     def _resend(self, batch: int, now: float) -> None:

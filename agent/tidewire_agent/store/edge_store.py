@@ -34,6 +34,7 @@ from tidewire_agent.store.silence import Switch, dropped_triggers, trigger_switc
 from tidewire_agent.store.snapshot_loader import LoadStep, SnapshotLoader
 from tidewire_agent.store.sql import names, quote
 from tidewire_agent.store.tables import KV_TABLE
+from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_schemas.digest import as_hex, column_order, row_digest, table_digest
 from tidewire_schemas.messages import ChainPoint, LastSealed, Page
 from tidewire_schemas.names import check_topic_name, fold
@@ -398,13 +399,19 @@ class EdgeStore:
         with _sqlite_errors():
             return self._outbox.after(after, count_max=count_max, bytes_max=bytes_max)
 
-    def renumber(self, after: int | None, digest: str | None) -> None:
+    def sealed_above(self, number: int, bytes_max: int) -> bool:
+        """Whether a batch after this number has more bytes than these."""
+        with _sqlite_errors():
+            return self._outbox.above(number, bytes_max)
+
+    def renumber(self, after: int | None, digest: str | None, apart: TakeApart | None = None) -> None:
         """Begin a new incarnation, in which what follows a batch is numbered from 1: see `Outbox.renumber`."""
         with _sqlite_errors():
             self.refresh()
             with self._transaction():
                 included = self._meta.included
-                shift = self._outbox.renumber(after, digest)
+                shift, loose = self._outbox.renumber(after, digest, apart)
+                self._sealer.keep_back(loose)
                 self._connection.execute("UPDATE tidewire_table SET first_batch = first_batch - ?", (shift,))
                 self._loads.renumbered(included - shift)
             self._catalogue.registry.reload()

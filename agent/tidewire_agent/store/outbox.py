@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -12,12 +13,16 @@ from typing import Final, NamedTuple
 
 from tidewire_agent.errors import DatabaseNotUsable
 from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.taking_apart import LooseRow, Pieces, TakeApart, take_apart
 from tidewire_schemas.codec import encode_batch, parse_batch
 from tidewire_schemas.digest import NO_DIGEST, message_digest
 from tidewire_schemas.messages import ChainPoint, LastSealed
 
 _ASIDE: Final = 2**40
 """Added to the numbers of batches while others are moved: far above any that is given."""
+
+
+logger = logging.getLogger(__name__)
 
 
 class SealedBatch(NamedTuple):
@@ -143,6 +148,13 @@ class Outbox:
         payload: bytes = row[0]
         return payload
 
+    def above(self, number: int, bytes_max: int) -> bool:
+        """Whether a batch after this number has more bytes."""
+        row = self._connection.execute(
+            "SELECT EXISTS (SELECT 1 FROM tidewire_batch WHERE batch > ? AND bytes > ?)", (number, bytes_max)
+        ).fetchone()
+        return bool(row[0])
+
     def newest(self, limit: int) -> list[KeptBatch]:
         """What is here, the newest first."""
         rows = self._connection.execute(
@@ -225,15 +237,19 @@ class Outbox:
 
     # ── another life ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def renumber(self, after: int | None, digest: str | None) -> int:
+    def renumber(
+        self, after: int | None, digest: str | None, apart: TakeApart | None = None
+    ) -> tuple[int, list[LooseRow]]:
         """In the caller's transaction: begin a new incarnation, in which what follows a batch is numbered from 1.
 
         Args:
             after: the newest batch that the log has, None for none; those that the applied log includes count as well.
             digest: its digest. None after 0: what this incarnation follows is followed; None else: nothing is.
 
+            apart: which of the batches are to become smaller ones.
+
         Returns:
-            By how much all numbers became smaller.
+            By how much all numbers became smaller, and the rows that no batch holds any more, as they cannot be sent.
         """
         released = self.released
         if after is None or after < released:
@@ -245,26 +261,31 @@ class Outbox:
             "SELECT batch FROM tidewire_batch WHERE batch > ? ORDER BY batch", (after,)
         ).fetchall()
         last = digest
-        for number, (old,) in enumerate(waiting, start=1):
+        number = 0
+        loose: list[LooseRow] = []
+        for (old,) in waiting:
             sealed_at, payload = self._connection.execute(
                 "SELECT sealed_at, payload FROM tidewire_batch WHERE batch = ?", (old,)
             ).fetchone()
-            changes_json = parse_batch(payload, bytes_max=len(payload)).changes_json
-            batch = self._batch(number, incarnation, last, changes_json, sealed_at)
             self._connection.execute("DELETE FROM tidewire_batch WHERE batch = ?", (old,))
-            self._store(batch._replace(batch=number + _ASIDE))
-            last = batch.digest
+            pieces = _pieces(payload, old, apart)
+            loose += pieces.loose
+            for changes_json in pieces.changes_json:
+                number += 1
+                batch = self._batch(number, incarnation, last, changes_json, sealed_at)
+                self._store(batch._replace(batch=number + _ASIDE))
+                last = batch.digest
         self._lower(after)
         self._move("batch > ?", _ASIDE, by=-_ASIDE)
         self._meta.set(
             incarnation=incarnation,
-            next_batch=len(waiting) + 1,
+            next_batch=number + 1,
             released=released - after,
             last_digest=last,
             parent_digest=digest,
         )
         self._volatile = True
-        return after
+        return after, loose
 
     def _lower(self, after: int) -> None:
         """Batches up to `after` become those of an ancestor, the newest under number 0."""
@@ -319,6 +340,23 @@ class Outbox:
             "INSERT INTO tidewire_batch (batch, digest, sealed_at, bytes, payload) VALUES (?, ?, ?, ?, ?)",
             (batch.batch, batch.digest, batch.sealed_at, len(batch.payload), batch.payload),
         )
+
+
+def _pieces(payload: bytes, number: int, apart: TakeApart | None) -> Pieces:
+    parsed = parse_batch(payload, bytes_max=len(payload))
+    halve = apart is not None and apart.halve == number
+    if apart is None or (len(payload) <= apart.bytes_max and not halve):
+        return Pieces([parsed.changes_json], [])
+    limit = apart.bytes_max - (len(payload) - len(parsed.changes_json))
+    pieces = take_apart(parsed.batch.changes, limit, halve=halve)
+    logger.warning(
+        "batch %d of %d bytes, which the hub cannot take, becomes %d; rows that cannot be sent: %d",
+        number,
+        len(payload),
+        len(pieces.changes_json),
+        len(pieces.loose),
+    )
+    return pieces
 
 
 def _sync(path: Path) -> None:

@@ -27,6 +27,7 @@ from tidewire_agent.store.outbox import Outbox
 from tidewire_agent.store.reading import fetch_all, snapshot
 from tidewire_agent.store.seeds import Seeds
 from tidewire_agent.store.sql import names, quote
+from tidewire_agent.store.taking_apart import LooseRow
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import START, Position
 from tidewire_schemas.values import decode_row, encode_row
@@ -172,6 +173,14 @@ class Sealer:
     def heed(self, batch_bytes_max: int) -> None:
         """The hub takes no batch above this."""
         self._batch_bytes_max = min(self._own_batch_bytes_max, batch_bytes_max)
+
+    def keep_back(self, rows: Sequence[LooseRow]) -> None:
+        """In the caller's transaction: these rows were sealed, and turn out to be more than the hub takes."""
+        now_ms = time.time_ns() // 1_000_000
+        for loose in rows:
+            run = loose.run.model_dump()
+            self._dead_letters.add([self._letter(run, loose.row, loose.size, now_ms)])
+            self._set_unsent(run, loose.row)
 
     # ── read ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
