@@ -27,7 +27,6 @@ from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import TRANSITIONS, Cause, State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
-from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_schemas.messages import (
     Ack,
     ChainPoint,
@@ -345,30 +344,6 @@ def test_a_batch_that_is_no_longer_kept_counts_as_common() -> None:
     assert only(made.welcomed(welcome(accepted=7), {}, 0.0), SendBatches)
 
 
-def test_a_batch_above_what_the_hub_takes_is_taken_apart_before_anything_is_sent() -> None:
-    made = session(sealed=9)
-    made.connected(0.0)
-    effects = made.welcomed(welcome(accepted=7), {7: digest(7)}, 0.0, too_large=True)
-    assert effects == [Renumber(7, digest(7), TakeApart(1_000_000, None))]
-    assert SendHello() in made.reintroduce(Standing(OTHER, LOG, EPOCH, START, 4), 0.1)
-
-
-def test_a_batch_that_the_hub_cannot_take_is_halved_after_a_new_handshake() -> None:
-    made = live(sealed=9)
-    effects = feed(made, problem("entry_too_large", batch=8), now=100.0)
-    assert SendHello() in effects
-    assert SayProblem in map(type, effects)
-    effects = made.welcomed(welcome(accepted=7), {7: digest(7)}, 100.0)
-    assert effects == [Renumber(7, digest(7), TakeApart(1_000_000, 8))]
-
-
-def test_a_batch_that_is_in_the_log_after_all_is_not_halved() -> None:
-    made = live(sealed=9)
-    feed(made, problem("internal", batch=8), now=100.0)
-    effects = made.welcomed(welcome(accepted=8), {8: digest(8)}, 100.0)
-    assert Renumber not in map(type, effects)
-
-
 def test_while_renumbering_neither_welcome_nor_reconnect_says_hello() -> None:
     made = session(sealed=3)
     made.connected(0.0)
@@ -554,6 +529,14 @@ def test_a_hub_that_does_not_know_us_or_sees_a_fork_gets_a_hello(code: str) -> N
     made = live()
     assert SendHello() in feed(made, problem(code), now=1.0)
     assert made.state is State.HANDSHAKING
+
+
+def test_what_the_hub_cannot_take_is_numbered_anew_after_a_new_handshake() -> None:
+    made = live(sealed=9)
+    effects = feed(made, problem("entry_too_large", batch=8), now=100.0)
+    assert SendHello() in effects
+    assert codes(effects) == {"hub_problem"}
+    assert only(made.welcomed(welcome(accepted=7), {7: digest(7)}, 100.0), Renumber)
 
 
 def test_other_problems_of_the_hub_are_shown() -> None:
