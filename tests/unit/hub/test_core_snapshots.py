@@ -214,6 +214,9 @@ def test_chunks_and_pages_share_the_window_in_turns() -> None:
     """Guarantee 12."""
     driver = Library.of(kept(1, 995, chunks=64), replay_in_flight_max=4)
     at_head = replay_request(Position(EPOCH, 1000), pages=1)
+    driver.wants("before", asking(name(1), 0, 64))  # so that no chunk has to be read from now on
+    for _ in range(64):
+        driver.sent()
     effects = driver.wants("a", asking(name(1), 0, 64))
     assert len(every(Publish, effects)) == 4
     for device in ("b", "c"):
