@@ -16,7 +16,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import chain, starmap
+from itertools import starmap
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from pydantic_core import from_json, to_json
@@ -98,7 +98,7 @@ class PlainRows:
             return False
         (newest,) = self._connection.execute(_NEWEST).fetchone()
         for run in runs:
-            if not self._insert(run.table, list(zip(run.keys, run.cells, strict=True))):
+            if not self._insert(run.table, run.keys, run.cells):
                 self._connection.execute(_UNDO, (newest,))
                 return False
         if added:
@@ -116,22 +116,25 @@ class PlainRows:
     def write(self) -> None:
         """Write what was looked at."""
         for table, rows in self._born.items():
-            self._insert(table, rows)
+            self._insert(table, [key for key, _ in rows], [cells for _, cells in rows])
         for statement, values in self._written.items():
             self._connection.executemany(statement, values)
         if self._removed or self._added:
             self._unique.replace(self._removed, self._added)
 
-    def _insert(self, table: Table, rows: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Insert new rows (key, cells) until one is not new; whether all are."""
-        birth = (table.id, *self._author[:2])
-        whole = len(rows) - len(rows) % _AT_ONCE
+    def _insert(self, table: Table, keys: Sequence[bytes], cells: Sequence[bytes]) -> bool:
+        """Insert new rows until one is not new; whether all are."""
+        birth = (table.id, self._author.seq, self._author.by)
+        values: list[Any] = [*birth, *[None] * (2 * _AT_ONCE)]
+        whole = len(keys) - len(keys) % _AT_ONCE
         for start in range(0, whole, _AT_ONCE):
-            pairs = chain.from_iterable(rows[start : start + _AT_ONCE])
-            if self._connection.execute(_INSERT_MANY, (*birth, *pairs)).rowcount < _AT_ONCE:
+            stop = start + _AT_ONCE
+            values[len(birth) :: 2] = keys[start:stop]
+            values[len(birth) + 1 :: 2] = cells[start:stop]
+            if self._connection.execute(_INSERT_MANY, values).rowcount < _AT_ONCE:
                 return False
-        left = rows[whole:]
-        return self._connection.executemany(_INSERT_ONE, [(*birth, *pair) for pair in left]).rowcount == len(left)
+        left = [(*birth, *pair) for pair in zip(keys[whole:], cells[whole:], strict=True)]
+        return not left or self._connection.executemany(_INSERT_ONE, left).rowcount == len(left)
 
     def _look_at_run(self, run: PlainRun) -> bool:
         apart = _Apart(self._author, run)
