@@ -39,8 +39,9 @@ CHANNELS: Final = (
         "Questions of a device",
         "send",
         "ask",
-        "A device shakes hands, asks for entries that it missed or for a snapshot, or asks how far the log goes.",
-        replies=("welcome", "replay", "snapshot", "snapshot_chunk", "fresh_answer", "problem", "part"),
+        "A device shakes hands, asks for entries that it missed or for a snapshot, how far the log goes, or what "
+        "rows the hub holds.",
+        replies=("welcome", "replay", "snapshot", "snapshot_chunk", "fresh_answer", "verify_answer", "problem", "part"),
     ),
     Channel(
         "log",
@@ -65,7 +66,7 @@ CHANNELS: Final = (
         "Answers to a device",
         "receive",
         "receiveAnswers",
-        "The hub answers one device: welcome, acks, replay, snapshots, problems.",
+        "The hub answers one device: welcome, acks, replay, snapshots, rows to compare, problems.",
     ),
     Channel(
         "device_state",

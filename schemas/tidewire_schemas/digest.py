@@ -57,6 +57,11 @@ def subtract(total: int, row: int) -> int:
     return (total - row) & _MODULUS_MASK
 
 
+def key_hash(key: bytes) -> str:
+    """The place of a row among the ranges of its table: a hash of `keys.key_bytes`, as 32 hexadecimal digits."""
+    return blake2b(key, digest_size=16).hexdigest()
+
+
 def as_hex(digest: int) -> str:
     """32 hexadecimal digits, as people compare them."""
     return f"{digest:032x}"

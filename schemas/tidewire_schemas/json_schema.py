@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 from pydantic import TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from tidewire_schemas import messages, shapes, snapshots
+from tidewire_schemas import messages, shapes, snapshots, verification
 from tidewire_schemas.base import Message
 from tidewire_schemas.messages import ON_TOPIC
 from tidewire_schemas.topics import Kind
@@ -99,5 +99,5 @@ def _field_docs(module: ModuleType) -> Iterator[tuple[tuple[str, str], str]]:
 
 
 _FIELD_DOCS: Final[Mapping[tuple[str, str], str]] = dict(
-    [*_field_docs(messages), *_field_docs(shapes), *_field_docs(snapshots)]
+    [*_field_docs(messages), *_field_docs(shapes), *_field_docs(snapshots), *_field_docs(verification)]
 )

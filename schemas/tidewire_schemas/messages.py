@@ -19,6 +19,7 @@ from tidewire_schemas.shapes import COLUMNS_MAX, TableShape
 from tidewire_schemas.snapshots import LoadProgress, Snapshot, SnapshotChunk, SnapshotRequest
 from tidewire_schemas.topics import Kind
 from tidewire_schemas.values import WireRow, check_rows
+from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
 
 Op = Literal["put", "set", "delete", "seed"]
 
@@ -395,10 +396,13 @@ class Part(Message):
 
 
 UpMessage = Annotated[Batch | Part, Field(discriminator="type")]
-AskMessage = Annotated[Hello | ReplayRequest | SnapshotRequest | FreshRequest | Part, Field(discriminator="type")]
+AskMessage = Annotated[
+    Hello | ReplayRequest | SnapshotRequest | FreshRequest | VerifyRequest | Part, Field(discriminator="type")
+]
 LogMessage = Annotated[Page | Part, Field(discriminator="type")]
 InMessage = Annotated[
-    Welcome | Ack | Replay | Snapshot | SnapshotChunk | FreshAnswer | Problem | Part, Field(discriminator="type")
+    Welcome | Ack | Replay | Snapshot | SnapshotChunk | FreshAnswer | VerifyAnswer | Problem | Part,
+    Field(discriminator="type"),
 ]
 
 ON_TOPIC: Final[Mapping[Kind, Any]] = {

@@ -46,6 +46,7 @@ from tidewire_schemas.snapshots import (
     SnapshotTable,
 )
 from tidewire_schemas.values import INTEGER_MAX, INTEGER_MIN, RawText, Value, encode
+from tidewire_schemas.verification import VerifyAnswer, VerifyKey, VerifyRange, VerifyRequest, VerifyRow
 
 
 def _is_raw(data: bytes) -> bool:
@@ -177,6 +178,23 @@ def snapshot_chunks(draw: st.DrawFn) -> SnapshotChunk:
     )
 
 
+@st.composite
+def verify_requests(draw: st.DrawFn) -> VerifyRequest:
+    columns = draw(column_names(1, 4))
+    key = draw(st.integers(1, len(columns)))
+    ranges = draw(st.lists(st.sampled_from(["", "00", "f3c1"]), max_size=3).map(tuple))
+    rows = [] if ranges else draw(st.lists(wire_rows(key), max_size=3))
+    who = {"incarnation": draw(ids), "boot": draw(ids), "nonce": draw(ids)}
+    return VerifyRequest(**who, table=draw(identifiers), columns=tuple(columns), key=key, ranges=ranges, rows=rows)
+
+
+verify_ranges = st.builds(
+    VerifyRange,
+    prefix=st.sampled_from(["", "00", "f3c1"]),
+    rows=counts,
+    digest=ids,
+    keys=st.none() | st.lists(st.builds(VerifyKey, key=wire_rows(1), digest=ids), max_size=3).map(tuple),
+)
 snapshot_tables = st.builds(
     SnapshotTable, table=identifiers, rows=counts, bytes=counts, first=counts, chunks=counts, digest=ids
 )
@@ -250,6 +268,18 @@ messages: dict[str, st.SearchStrategy[Message]] = {
     ),
     "snapshot_chunk": snapshot_chunks(),
     "fresh_answer": st.builds(FreshAnswer, **who, nonce=ids, head=positions),
+    "verify_request": verify_requests(),
+    "verify_answer": st.builds(
+        VerifyAnswer,
+        **who,
+        nonce=ids,
+        position=positions,
+        known=st.booleans(),
+        ranges=st.lists(verify_ranges, max_size=3).map(tuple),
+        rows=st.lists(st.builds(VerifyRow, key=wire_rows(1), changed=counts, values=st.none() | wire_rows(2))).map(
+            tuple
+        ),
+    ),
     "problem": st.builds(
         Problem, incarnation=st.none() | ids, code=texts, message=texts, hint=texts, batch=st.none() | counts
     ),

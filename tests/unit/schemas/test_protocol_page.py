@@ -9,7 +9,7 @@ from typing import Any, Final, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
-from tidewire_schemas import codec, generate, messages, shapes, snapshots, topics
+from tidewire_schemas import codec, generate, messages, shapes, snapshots, topics, verification
 from tidewire_schemas.base import PAYLOAD_BYTES_MIN, Component
 from tidewire_schemas.digest import as_hex, column_order, message_digest, row_digest, table_digest
 from tidewire_schemas.json_schema import all_message_types, message_types, type_name
@@ -37,6 +37,9 @@ COMPONENTS: Final = [
     snapshots.SnapshotTable,
     snapshots.IncludedBatch,
     snapshots.LoadProgress,
+    verification.VerifyRange,
+    verification.VerifyKey,
+    verification.VerifyRow,
 ]
 
 
