@@ -15,6 +15,7 @@ from tidewire_hub.snapshot.manifest import KeptSnapshot
 from tidewire_schemas.errors import LedElsewhere
 from tidewire_schemas.messages import ChainPoint, Head, Hello, TableProblem
 from tidewire_schemas.positions import Position
+from tidewire_schemas.verification import VerifyRequest
 
 
 class Now(NamedTuple):
@@ -129,6 +130,14 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
+class Verify:
+    """Say what the state holds of some rows. Comes back as `on_verified` or `on_verify_failed`."""
+
+    device: str
+    request: VerifyRequest
+
+
+@dataclass(frozen=True, slots=True)
 class Serve:
     """Subscribe to what devices send: this hub leads. Comes back as `on_connected`."""
 
@@ -168,6 +177,7 @@ Effect = (
     | Trim
     | Lead
     | Settle
+    | Verify
     | Serve
     | StepDown
     | SaveDevices

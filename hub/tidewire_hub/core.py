@@ -5,6 +5,7 @@
             ReplayRequest → ReadPage → Replay, within its credit and fair between devices
             SnapshotRequest → MakeSnapshot → Snapshot; ReadChunk → SnapshotChunk, in the same window
             FreshRequest → FreshAnswer
+            VerifyRequest → Verify → VerifyAnswer, one at a time
     state   what is known of devices
 
 Pure: no asyncio, no paho, no SQLite, no clock, no randomness. The shell (`runtime.py`) performs the effects in order
@@ -45,6 +46,7 @@ from tidewire_hub.replay import Cursor, Replayer
 from tidewire_hub.rivals import Rivals
 from tidewire_hub.sessions import Reassembly, Session, Sessions
 from tidewire_hub.snapshot.service import SnapshotService
+from tidewire_hub.verify_queue import VerifyQueue
 from tidewire_hub.voice import Voice
 from tidewire_schemas import codec, topics
 from tidewire_schemas.errors import MessageTooLarge, SequenceGap, TidewireError
@@ -61,6 +63,7 @@ from tidewire_schemas.messages import (
 )
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import SnapshotRequest
+from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,6 +146,7 @@ class HubCore:
             settings, self._voice, self._window, snapshots, log_bytes=log_bytes, entries=max(0, head.seq - oldest + 1)
         )
         self._snapshots_turn = False
+        self._verifications = VerifyQueue(settings.verify_waiting_max)
         self._announcer = Announcer(self._voice, settings, log=log, boot=boot, version=version)
         rivals = Rivals(log=log, boot=boot, previous=previous, take_over=take_over, wait_s=settings.rival_wait_s)
         self._leadership = Leadership(
@@ -181,6 +185,7 @@ class HubCore:
         self._reassembly.drop_all()
         self._replayer.forget_all()
         self._snapshots.forget_all()
+        self._verifications.forget_all()
         self._announcer.silence()
         self._leadership.lost()
         return self._voice.take()
@@ -274,6 +279,17 @@ class HubCore:
                 # All that was acked is at or before this head: acks and head move in the same step.
                 answer = FreshAnswer(incarnation=incarnation, boot=boot, nonce=nonce, head=self.head)
                 self._voice.tell(session.device, answer)
+            case VerifyRequest():
+                if not self._verifications.put(session.device, message):
+                    self._voice.report(
+                        "warning", "too many devices verify at once: it asks again", device=session.device
+                    )
+                self._verify_next()
+
+    def _verify_next(self) -> None:
+        effect = self._verifications.next()
+        if effect is not None:
+            self._voice.add(effect)
 
     def _take_state(self, session: Session, payload: bytes, now: Now, *, retained: bool) -> None:
         if not payload:  # a person removed the retained message
@@ -486,6 +502,20 @@ class HubCore:
     def on_trim_failed(self, error: TidewireError, now: Now) -> list[Effect]:
         """The log could not be trimmed."""
         self._snapshots.trim_failed(error)
+        return self._voice.take()
+
+    def on_verified(self, device: str, answer: VerifyAnswer, now: Now) -> list[Effect]:
+        """An answer about the hub's rows is made."""
+        self._verifications.done()
+        self._voice.tell(device, answer)
+        self._verify_next()
+        return self._voice.take()
+
+    def on_verify_failed(self, device: str, error: TidewireError, now: Now) -> list[Effect]:
+        """The state could not be read: the device asks again."""
+        self._verifications.done()
+        self._voice.report("error", f"cannot answer what rows there are: {error}", device=device)
+        self._verify_next()
         return self._voice.take()
 
     # ── inputs: time, and the end ─────────────────────────────────────────────────────────────────────────────────

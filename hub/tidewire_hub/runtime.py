@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
@@ -32,6 +33,7 @@ from tidewire_hub.actions import (
     Settle,
     StepDown,
     Trim,
+    Verify,
 )
 from tidewire_hub.core import HubCore
 from tidewire_hub.database import StorageDamaged
@@ -42,11 +44,13 @@ from tidewire_hub.settings import HubSettings
 from tidewire_hub.snapshot.keeper import SnapshotKeeper
 from tidewire_hub.stream import Commit
 from tidewire_hub.stream_host import StreamHost, as_tidewire_error, is_storage_fault, wall_ms
+from tidewire_hub.verify import answer_from_file
 from tidewire_link.errors import LinkError, PayloadTooLarge, PublishDenied, SubscriptionDenied
 from tidewire_link.port import Connected, Disconnected, Link, Received
 from tidewire_schemas import topics
 from tidewire_schemas.errors import LedElsewhere, TidewireError
 from tidewire_schemas.messages import Head
+from tidewire_schemas.verification import VerifyAnswer
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +111,7 @@ class HubRuntime:
         self._link_problem = "not connected to the broker yet"
         self._refused: dict[str, str] = {}
         self._stopping = False
+        self._stop_reading = threading.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the exception that no part of the hub can go on after."""
 
@@ -287,6 +292,10 @@ class HubRuntime:
                     self._on_stream(partial(host.lead, heard), core.on_led, core.on_lead_failed)
                 case Settle():
                     self._on_stream(host.stream.settle, _nothing_more, self._not_written)
+                case Verify(device=device):
+                    self._on_stream(
+                        host.stream.settle, partial(self._verify, effect), partial(core.on_verify_failed, device)
+                    )
                 case Serve():
                     self._begin_to_serve()
                 case StepDown(error=error, mark=mark):
@@ -361,6 +370,24 @@ class HubRuntime:
         self._append_began_s = inf
         return self._core.on_append_failed(append.group, error, now, storage=is_storage_fault(error))
 
+    def _verify(self, verify: Verify, _settled: None, _now: Now) -> list[Effect]:
+        """Read the state's file beside the stream, which goes on."""
+
+        def rest(seconds: float) -> None:
+            if self._stop_reading.wait(seconds):
+                raise TidewireError("the hub is stopping")
+
+        def read(future: asyncio.Future[VerifyAnswer]) -> None:
+            error = future.exception()
+            if error is None:
+                self._perform(self._core.on_verified(verify.device, future.result(), self._now()))
+            else:
+                self._perform(self._core.on_verify_failed(verify.device, as_tidewire_error(error), self._now()))
+
+        work = partial(answer_from_file, self._data, self._settings, verify.request, rest)
+        asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(read)
+        return []
+
     def _begin_to_serve(self) -> None:
         self._on_stream(self._host.forget_replaced, _nothing_more, self._not_written)
         self._subscribe(topics.hub_filters(self._settings.stream), self._serving)
@@ -429,6 +456,7 @@ class HubRuntime:
         """Let the commit under way be acked, say goodbye, and leave the rest unacked for devices to send again."""
         self._stopping = True
         self._keeper.stop()
+        self._stop_reading.set()
         self._perform(self._core.on_outbox(self._now(), full=True))
         try:
             async with asyncio.timeout(_STOP_COMMIT_S):

@@ -167,6 +167,12 @@ class HubSettings(LogSettings, BrokerSettings):
     settle_after_s: Seconds = 0.5
     """Pause after a commit before the state is committed too: while large groups come in, not each of them does so."""
 
+    verify_waiting_max: int = Field(default=256, ge=1, le=10_000)
+    """Devices whose question about the hub's rows may wait, while they verify theirs; the others ask again."""
+
+    verify_answer_bytes_max: int = Field(default=1024 * 1024, ge=2_048, le=64 * 1024 * 1024)
+    """About how much one answer to such a question holds; the device asks again for the rest."""
+
     conflicts_max: int = Field(default=100_000, ge=0)
     """Conflict records kept; the oldest go first. About 300 bytes each."""
 
