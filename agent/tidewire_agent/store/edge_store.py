@@ -25,19 +25,19 @@ from tidewire_agent.store.opening import connect, prepare
 from tidewire_agent.store.outbox import KeptBatch, Outbox, SealedBatch
 from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
-from tidewire_agent.store.reading import fetch_all, snapshot
+from tidewire_agent.store.reading import snapshot
 from tidewire_agent.store.row_writer import RowWriter
 from tidewire_agent.store.seal import Sealer, SealOutcome
 from tidewire_agent.store.seeds import Seeds
 from tidewire_agent.store.settings import StoreSettings
 from tidewire_agent.store.silence import Switch, dropped_triggers, trigger_switch
 from tidewire_agent.store.snapshot_loader import LoadStep, SnapshotLoader
-from tidewire_agent.store.sql import names, quote
+from tidewire_agent.store.sql import quote
 from tidewire_agent.store.tables import KV_TABLE
 from tidewire_agent.store.taking_apart import TakeApart
-from tidewire_schemas.digest import as_hex, column_order, row_digest, table_digest
+from tidewire_agent.store.verify import TableDigest, Verifier
 from tidewire_schemas.messages import ChainPoint, LastSealed, Page
-from tidewire_schemas.names import check_topic_name, fold
+from tidewire_schemas.names import check_topic_name
 from tidewire_schemas.positions import START, Position
 from tidewire_schemas.shapes import TableShape
 from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
@@ -62,14 +62,6 @@ class Backlog(NamedTuple):
     oldest_sealed_at: int | None
     parked: int
     dead_letters: int
-
-
-class TableDigest(NamedTuple):
-    """Rows and digest of an attached table, to be compared with the hub's at the same position."""
-
-    table: str
-    rows: int
-    digest: str
 
 
 class EdgeStore:
@@ -159,6 +151,20 @@ class EdgeStore:
             self._loads,
             lock_ms_max=settings.snapshot_lock_ms_max,
         )
+        self.verifier = Verifier(
+            connection,
+            self._meta,
+            self._catalogue,
+            self._silently,
+            self._applier,
+            self._rows,
+            self._pending,
+            self._parked,
+            self._dead_letters,
+            self._loads,
+            dead_letters_max=settings.dead_letters_max,
+        )
+        """Compares and repairs rows."""
 
     @classmethod
     def open(cls, path: Path, *, device: str | None, settings: StoreSettings | None = None) -> Self:
@@ -539,22 +545,7 @@ class EdgeStore:
         Rows whose key is NULL are left out: no other device can hold them.
         """
         with _sqlite_errors(), snapshot(self._connection):
-            found = []
-            for _attached, table in sorted(self._catalogue, key=lambda synced: synced.table.name):
-                folded = [fold(name) for name in table.column_names]
-                order = column_order(folded)
-                ordered_names = [folded[place] for place in order]
-                has_key = " AND ".join(f"{quote(column)} IS NOT NULL" for column in table.key)
-                rows = fetch_all(
-                    self._connection,
-                    f"""
-                    SELECT {names([table.column_names[place] for place in order])} FROM {quote(table.name)}
-                    WHERE {has_key}
-                    """,
-                )
-                digest = table_digest(row_digest(ordered_names, row) for row in rows)
-                found.append(TableDigest(table.name, len(rows), as_hex(digest)))
-            return self.checkpoint, found
+            return self.checkpoint, self.verifier.digests()
 
     def dead(self, limit: int) -> list[DeadLetter]:
         """Dead letters, the newest first."""

@@ -34,6 +34,11 @@ def fetch_all(connection: sqlite3.Connection, statement: str, parameters: Sequen
         connection.text_factory = str
 
 
+def read_texts_as_they_are(connection: sqlite3.Connection) -> None:
+    """From now on TEXT that is not valid UTF-8 comes as `RawText`, in whatever is read; a little slower."""
+    connection.text_factory = _text
+
+
 def _text(data: bytes) -> str | RawText:
     try:
         return data.decode("utf-8")

@@ -1,0 +1,68 @@
+"""What a verification found: for the command that asked, for `status`, and for the log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tidewire_schemas.positions import Position
+
+
+class ReportPart(BaseModel):
+    """Base: frozen; unknown fields are ignored, as a newer agent may have written it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class RowDifference(ReportPart):
+    """A row that is not here as the log says. Values are wire values by column; long ones are shortened."""
+
+    key: list[Any]
+    here: dict[str, Any] | None
+    """None where the row is not here."""
+    hub: dict[str, Any] | None
+    """None where the hub has no such row."""
+    repaired: bool = False
+
+
+class TableVerified(ReportPart):
+    """How one table compares with the hub's."""
+
+    table: str
+    rows: int = 0
+    """Rows here when it was looked at."""
+    differing: int = 0
+    """Rows that are not as the log says."""
+    repaired: int = 0
+    """How many of them were given the hub's values."""
+    listed: tuple[RowDifference, ...] = ()
+    """The first of them."""
+    pending: int = 0
+    """Rows that were not compared: a local change of them is not in the log yet, or one of the log waits to fit."""
+    unsettled: int = 0
+    """Rows that were written again and again while they were looked at."""
+    problem: str = ""
+    """Why the table was not compared, or not to the end."""
+
+
+class VerifyReport(ReportPart):
+    """What a verification found."""
+
+    at: int
+    """When it ended, milliseconds since 1970."""
+    position: Position
+    """The last entry applied when it began."""
+    tables: tuple[TableVerified, ...] = ()
+    problem: str = ""
+    """Why nothing was compared."""
+
+    @property
+    def differing(self) -> int:
+        """Rows of all tables that are not as the log says, less those that were repaired."""
+        return sum(table.differing - table.repaired for table in self.tables)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was compared."""
+        return not (self.problem or any(t.problem or t.pending or t.unsettled for t in self.tables))
