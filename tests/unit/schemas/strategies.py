@@ -184,8 +184,16 @@ def verify_requests(draw: st.DrawFn) -> VerifyRequest:
     key = draw(st.integers(1, len(columns)))
     ranges = draw(st.lists(st.sampled_from(["", "00", "f3c1"]), max_size=3).map(tuple))
     rows = [] if ranges else draw(st.lists(wire_rows(key), max_size=3))
-    who = {"incarnation": draw(ids), "boot": draw(ids), "nonce": draw(ids)}
-    return VerifyRequest(**who, table=draw(identifiers), columns=tuple(columns), key=key, ranges=ranges, rows=rows)
+    return VerifyRequest(
+        incarnation=draw(ids),
+        boot=draw(ids),
+        nonce=draw(ids),
+        table=draw(identifiers),
+        columns=tuple(columns),
+        key=key,
+        ranges=ranges,
+        rows=rows,
+    )
 
 
 verify_ranges = st.builds(
