@@ -4,8 +4,7 @@
     ask     Hello → Lead (if it heard of a higher epoch), Greet → Welcome
             ReplayRequest → ReadPage → Replay, within its credit and fair between devices
             SnapshotRequest → MakeSnapshot → Snapshot; ReadChunk → SnapshotChunk, in the same window
-            FreshRequest → FreshAnswer
-            VerifyRequest → Verify → VerifyAnswer, one at a time
+            FreshRequest → FreshAnswer; VerifyRequest → Verify → VerifyAnswer
     state   what is known of devices
 
 Pure: no asyncio, no paho, no SQLite, no clock, no randomness. The shell (`runtime.py`) performs the effects in order
@@ -15,9 +14,8 @@ delay. An ack leaves only in `on_appended`, so only after the group is durable.
 
 from __future__ import annotations
 
-import re
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from tidewire_hub import handshake
 from tidewire_hub.actions import (
@@ -44,9 +42,9 @@ from tidewire_hub.paced import Window
 from tidewire_hub.pages import pages
 from tidewire_hub.replay import Cursor, Replayer
 from tidewire_hub.rivals import Rivals
-from tidewire_hub.sessions import Reassembly, Session, Sessions
+from tidewire_hub.sessions import Reassembly, Session, Sessions, may_be_part
 from tidewire_hub.snapshot.service import SnapshotService
-from tidewire_hub.verify_queue import VerifyQueue
+from tidewire_hub.verify_service import VerifyService
 from tidewire_hub.voice import Voice
 from tidewire_schemas import codec, topics
 from tidewire_schemas.errors import MessageTooLarge, SequenceGap, TidewireError
@@ -63,7 +61,7 @@ from tidewire_schemas.messages import (
 )
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import SnapshotRequest
-from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
+from tidewire_schemas.verification import VerifyRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,9 +72,6 @@ if TYPE_CHECKING:
     from tidewire_hub.snapshot.manifest import KeptSnapshot
     from tidewire_hub.stream import Acked, BatchProblem, Commit
     from tidewire_schemas.topics import Kind
-
-_MAYBE_PART: Final = re.compile(rb'.{0,60}"type"\s*:\s*"part"', re.DOTALL)
-"""A part names its type near its beginning, however it is spelled; only what matches is parsed on the event loop."""
 
 
 class HubCore:
@@ -146,7 +141,7 @@ class HubCore:
             settings, self._voice, self._window, snapshots, log_bytes=log_bytes, entries=max(0, head.seq - oldest + 1)
         )
         self._snapshots_turn = False
-        self._verifications = VerifyQueue(settings.verify_waiting_max)
+        self.verifications = VerifyService(self._voice, settings.verify_waiting_max)
         self._announcer = Announcer(self._voice, settings, log=log, boot=boot, version=version)
         rivals = Rivals(log=log, boot=boot, previous=previous, take_over=take_over, wait_s=settings.rival_wait_s)
         self._leadership = Leadership(
@@ -185,7 +180,7 @@ class HubCore:
         self._reassembly.drop_all()
         self._replayer.forget_all()
         self._snapshots.forget_all()
-        self._verifications.forget_all()
+        self.verifications.forget_all()
         self._announcer.silence()
         self._leadership.lost()
         return self._voice.take()
@@ -247,7 +242,7 @@ class HubCore:
 
     def _take_up(self, session: Session, payload: bytes, now: Now) -> None:
         batch: bytes | None = payload
-        if _MAYBE_PART.match(payload) is not None:
+        if may_be_part(payload):
             message = codec.parse("up", payload, bytes_max=len(payload))
             if isinstance(message, Part):
                 batch = self._reassembly.feed(session.device, "up", message, self._settings.batch_bytes_max, now.s)
@@ -280,16 +275,7 @@ class HubCore:
                 answer = FreshAnswer(incarnation=incarnation, boot=boot, nonce=nonce, head=self.head)
                 self._voice.tell(session.device, answer)
             case VerifyRequest():
-                if not self._verifications.put(session.device, message):
-                    self._voice.report(
-                        "warning", "too many devices verify at once: it asks again", device=session.device
-                    )
-                self._verify_next()
-
-    def _verify_next(self) -> None:
-        effect = self._verifications.next()
-        if effect is not None:
-            self._voice.add(effect)
+                self.verifications.take(session.device, message)
 
     def _take_state(self, session: Session, payload: bytes, now: Now, *, retained: bool) -> None:
         if not payload:  # a person removed the retained message
@@ -502,20 +488,6 @@ class HubCore:
     def on_trim_failed(self, error: TidewireError, now: Now) -> list[Effect]:
         """The log could not be trimmed."""
         self._snapshots.trim_failed(error)
-        return self._voice.take()
-
-    def on_verified(self, device: str, answer: VerifyAnswer, now: Now) -> list[Effect]:
-        """An answer about the hub's rows is made."""
-        self._verifications.done()
-        self._voice.tell(device, answer)
-        self._verify_next()
-        return self._voice.take()
-
-    def on_verify_failed(self, device: str, error: TidewireError, now: Now) -> list[Effect]:
-        """The state could not be read: the device asks again."""
-        self._verifications.done()
-        self._voice.report("error", f"cannot answer what rows there are: {error}", device=device)
-        self._verify_next()
         return self._voice.take()
 
     # ── inputs: time, and the end ─────────────────────────────────────────────────────────────────────────────────

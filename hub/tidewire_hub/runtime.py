@@ -294,7 +294,9 @@ class HubRuntime:
                     self._on_stream(host.stream.settle, _nothing_more, self._not_written)
                 case Verify(device=device):
                     self._on_stream(
-                        host.stream.settle, partial(self._verify, effect), partial(core.on_verify_failed, device)
+                        host.stream.settle,
+                        partial(self._verify, effect),
+                        partial(core.verifications.on_verify_failed, device),
                     )
                 case Serve():
                     self._begin_to_serve()
@@ -380,9 +382,11 @@ class HubRuntime:
         def read(future: asyncio.Future[VerifyAnswer]) -> None:
             error = future.exception()
             if error is None:
-                self._perform(self._core.on_verified(verify.device, future.result(), self._now()))
+                self._perform(self._core.verifications.on_verified(verify.device, future.result(), self._now()))
             else:
-                self._perform(self._core.on_verify_failed(verify.device, as_tidewire_error(error), self._now()))
+                self._perform(
+                    self._core.verifications.on_verify_failed(verify.device, as_tidewire_error(error), self._now())
+                )
 
         work = partial(answer_from_file, self._data, self._settings, verify.request, rest)
         asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(read)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from math import inf
 from typing import Final, Literal
@@ -15,6 +16,14 @@ INCARNATIONS_MAX: Final = 4
 """Copies of one database that speak under one name are found out and renumbered, so more than two are rare."""
 
 Channel = Literal["up", "ask"]
+
+_MAYBE_PART: Final = re.compile(rb'.{0,60}"type"\s*:\s*"part"', re.DOTALL)
+"""A part names its type near its beginning, however it is spelled; only what matches is parsed on the event loop."""
+
+
+def may_be_part(payload: bytes) -> bool:
+    """Whether a message is worth being parsed as a part."""
+    return _MAYBE_PART.match(payload) is not None
 
 
 class HubBusy(TidewireError):
