@@ -91,6 +91,21 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     fresh_questions_max: int = Field(default=256, ge=1, le=100_000)
     """Questions of `DataSync.fresh` that may be open at once; the others wait."""
 
+    # ── comparing rows with the hub's ─────────────────────────────────────────────────────────────────────────────
+
+    verify_interval_s: float = Field(default=86_400.0, ge=0, le=366 * 86_400)
+    """How often the agent compares its rows with the hub's by itself, the first time at random within this time; 0 for
+    never. What it finds stands in the log, in `status` and in the state topic; nothing is repaired unasked."""
+
+    verify_timeout_s: float = Field(default=30.0, gt=0, le=3600)
+    """How long to wait for the hub's answer before it is asked again: it may have to look through a large table."""
+
+    verify_rows_max: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Rows of a table that are looked at one by one; where more differ, the rest is left, and the report says so."""
+
+    verify_listed_max: int = Field(default=100, ge=0, le=10_000)
+    """Differing rows of a table whose values a report lists."""
+
     # ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     payload_bytes_max: int = Field(default=PAYLOAD_BYTES_MAX, ge=1024, le=200 * 1024 * 1024)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tidewire_agent.verify_report import VerifyReport
 from tidewire_schemas.positions import Position
 
 
@@ -71,6 +72,8 @@ class AgentStatus(Document):
     dead_letters: int | None = None
     lock_share: float = 0.0
     """Share of the last minute in which sealing held the app's write lock."""
+    verified: VerifyReport | None = None
+    """What the last comparison with the hub's rows found, without the rows; None before the first since it started."""
     problems: tuple[ProblemStatus, ...] = ()
     rejected_count: int = 0
     rejected: tuple[RejectedMessage, ...] = ()

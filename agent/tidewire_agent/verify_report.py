@@ -66,3 +66,12 @@ class VerifyReport(ReportPart):
     def complete(self) -> bool:
         """Whether everything was compared."""
         return not (self.problem or any(t.problem or t.pending or t.unsettled for t in self.tables))
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables."""
+        return sum(table.rows for table in self.tables)
+
+    def without_rows(self) -> VerifyReport:
+        """The same without the rows that it lists."""
+        return self.model_copy(update={"tables": tuple(t.model_copy(update={"listed": ()}) for t in self.tables)})

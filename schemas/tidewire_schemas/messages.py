@@ -19,7 +19,7 @@ from tidewire_schemas.shapes import COLUMNS_MAX, TableShape
 from tidewire_schemas.snapshots import LoadProgress, Snapshot, SnapshotChunk, SnapshotRequest
 from tidewire_schemas.topics import Kind
 from tidewire_schemas.values import WireRow, check_rows
-from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
+from tidewire_schemas.verification import Verified, VerifyAnswer, VerifyRequest
 
 Op = Literal["put", "set", "delete", "seed"]
 
@@ -226,6 +226,8 @@ class DeviceState(Message):
     dead_letters: Count | None = None
     snapshot: LoadProgress | None = None
     """How much of a snapshot is loaded, None while none is: meanwhile tables hold some of its rows and not others."""
+    verified: Verified | None = None
+    """What the last comparison with the hub's rows found, None before the first since the agent started."""
     problem: str | None = None
     version: str | None = None
 

@@ -13,7 +13,7 @@ from pydantic import FailFast, Field, model_validator
 
 from tidewire_schemas.base import Component, Message
 from tidewire_schemas.names import Id, Identifier
-from tidewire_schemas.positions import Count, Position
+from tidewire_schemas.positions import Count, Millis, Position
 from tidewire_schemas.shapes import COLUMNS_MAX
 from tidewire_schemas.values import WireRow, check_rows
 
@@ -102,3 +102,17 @@ class VerifyAnswer(Message):
     of rows, or by its parts that have rows."""
     rows: Annotated[tuple[VerifyRow, ...], FailFast()] = ()
     """Of the rows that were asked for, the first ones for which there was room."""
+
+
+class Verified(Component):
+    """What the last verification of a device found."""
+
+    at: Millis
+    position: Position
+    """The last entry applied when it began."""
+    rows: Count
+    """Rows that were compared."""
+    differing: Count
+    """Rows that are not as the log says, less those that were repaired."""
+    complete: bool
+    """Whether all rows were compared."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
+from support.agent_process import tidewire_agent
 from support.broker import Mosquitto
 from support.processes import Device, Site
 from support.publish import publish
@@ -25,8 +26,8 @@ SCHEMAS = Path(__file__).parents[2] / "schemas/json"
 
 TRAVELS: dict[str, set[str]] = {
     "up": {"batch", "part"},
-    "ask": {"hello", "replay_request", "fresh_request"},
-    "in": {"welcome", "ack", "replay", "fresh_answer", "problem", "part"},
+    "ask": {"hello", "replay_request", "fresh_request", "verify_request"},
+    "in": {"welcome", "ack", "replay", "fresh_answer", "verify_answer", "problem", "part"},
     "log": {"page", "part"},
     "head": {"head"},
     "device_state": {"device_state"},
@@ -114,6 +115,7 @@ def be_busy(site: Site, devices: list[Device]) -> None:
     c.start()
     with DataSync(a.db) as sync:
         sync.fresh(20)
+    assert tidewire_agent("verify", "--db", a.db, "--table", "own").stdout.startswith("own: ")
     site.hub.kill()
     site.hub.start()
     for device in devices:

@@ -12,6 +12,7 @@ from tidewire_agent.lock import read_status
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.status import AgentStatus
 from tidewire_agent.store.overview import database_of, tables_of
+from tidewire_agent.verify_report import VerifyReport
 from tidewire_link.command_line import json_option, print_records, time_text
 
 
@@ -101,6 +102,13 @@ def _table_line(table: dict[str, Any]) -> str:
     return line
 
 
+def _verified_line(report: dict[str, Any]) -> str:
+    found = VerifyReport.model_validate(report)
+    what = found.problem or f"{found.rows} rows, {found.differing} differ"
+    rest = "" if found.complete or found.problem else ", not all could be compared"
+    return f"verified {time_text(found.at)} UTC at entry {found.position.seq}: {what}{rest}"
+
+
 def _plain(told: AgentStatus) -> dict[str, Any]:
     plain: dict[str, Any] = told.model_dump(mode="json")
     return plain
@@ -123,6 +131,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
         )
         lines.append(f"{document['dead_letters']} dead letters, {document['parked']} parked rows")
     lines += [_table_line(table) for table in document["tables"]]
+    if document.get("verified"):
+        lines.append(_verified_line(document["verified"]))
     if document.get("rejected_count"):
         last = document["rejected"][-1]
         lines.append(f"{document['rejected_count']} messages set aside, the last on {last['topic']}: {last['reason']}")

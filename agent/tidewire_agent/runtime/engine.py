@@ -22,6 +22,7 @@ from tidewire_agent.runtime.database import Database
 from tidewire_agent.runtime.inbox import Inbox
 from tidewire_agent.runtime.pace import Pace
 from tidewire_agent.runtime.troubles import Troubles
+from tidewire_agent.runtime.verifying import Verifications
 from tidewire_agent.runtime.watch import CommitWatch
 from tidewire_agent.session.effects import (
     AnswerFresh,
@@ -41,7 +42,7 @@ from tidewire_agent.session.effects import (
 )
 from tidewire_agent.session.session import Session
 from tidewire_agent.session.standing import Standing
-from tidewire_agent.session.states import State
+from tidewire_agent.session.states import FOLLOWING, State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.apply import Applied
@@ -54,10 +55,12 @@ from tidewire_schemas.codec import encode
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import FreshRequest, Page, ReplayRequest, Welcome
 from tidewire_schemas.parts import split
+from tidewire_schemas.positions import Position
+from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
 
 R = TypeVar("R")
 
-HubEffect = SendHello | SendBatches | RequestReplay | AskFresh
+HubEffect = SendHello | SendBatches | RequestReplay | AskFresh | VerifyRequest
 FileEffect = Follow | ApplyPage | AnswerFresh | Renumber
 
 DIVERGED_PAUSE_S: Final = 5.0
@@ -130,6 +133,9 @@ class Engine:
             rush_pause_max_s=settings.rush_pause_max_s,
             now=self._loop.time(),
         )
+        self.verifications = Verifications(
+            settings, database, self, troubles, boot=boot, report_changed=lambda: on_change(True)
+        )
         self._parked = self._behind = 0
         """As they were said last."""
         self.lock_s = 0.0
@@ -159,6 +165,7 @@ class Engine:
                 tasks.create_task(self._seal_loop(), name="seal")
                 tasks.create_task(self._hub_loop(), name="hub")
                 tasks.create_task(self._file_loop(), name="file")
+                tasks.create_task(self.verifications.run(), name="verify")
                 tasks.create_task(self._fail_loudly(), name="timer")
         except BaseExceptionGroup as group:
             raise _first(group) from group
@@ -199,6 +206,9 @@ class Engine:
                 self._on_change(False)
             return
         message, size = received
+        if isinstance(message, VerifyAnswer):
+            self.verifications.answered(message)
+            return
         if isinstance(message, Welcome):
             points = [*((message.accepted,) if message.accepted else ()), *message.recent]
             ours, too_large = await self._database.run(filework.compare, message, points)
@@ -208,6 +218,22 @@ class Engine:
 
     async def _data_version(self) -> int:
         return await self._database.run(EdgeStore.data_version)
+
+    # ── for verifications ─────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def follows(self) -> bool:
+        """Whether the handshake is done, so that the hub can be asked."""
+        return self.session.state in FOLLOWING
+
+    @property
+    def position(self) -> Position:
+        """The last entry applied."""
+        return self.session.position
+
+    def ask_hub(self, request: VerifyRequest) -> None:
+        """Send a question after what is to be sent before it; lost where there is no connection."""
+        self._to_hub.put_nowait(request)
 
     # ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -264,7 +290,7 @@ class Engine:
             await self._committed.wait()
             await self._leave_lock()
             self._committed.clear()
-            sealed = await self._patiently(self._look)
+            sealed = await self.patiently(self._look)
             now = self._loop.time()
             self._held(sealed.outcome.lock_s)
             if not sealed.outcome.more:
@@ -277,6 +303,7 @@ class Engine:
             else:
                 self._perform(self.session.sealed(sealed.standing.sealed, self._loop.time()))
             self._perform(self.session.ask_fresh(sealed.questions, self._loop.time()))
+            self.verifications.asked(sealed.verifications)
             if sealed.outcome.more:
                 self._committed.set()
             if sealed.outcome.batches or sealed.shapes_changed:
@@ -300,23 +327,23 @@ class Engine:
                 case ApplyPage(page):
                     await self._apply(page)
                 case Follow(log, epoch, head):
-                    await self._patiently(partial(self._database.run, EdgeStore.follow, log, epoch, head))
+                    await self.patiently(partial(self._database.run, EdgeStore.follow, log, epoch, head))
                     self.wake()  # tables that were waiting for a head may have seeds to offer now
                 case AnswerFresh(nonce, head):
-                    await self._patiently(partial(self._database.run, EdgeStore.fresh_answered, nonce, head))
+                    await self.patiently(partial(self._database.run, EdgeStore.fresh_answered, nonce, head))
                     if self.session.fresh_waits:
                         self.wake()
                 case Renumber(after, digest, apart):
                     common = "no batch" if after is None else f"batch {after} and those before it"
                     _log.warning("this database and the hub have %s in common; what follows gets new numbers", common)
-                    await self._patiently(partial(self._database.run, EdgeStore.renumber, after, digest, apart))
+                    await self.patiently(partial(self._database.run, EdgeStore.renumber, after, digest, apart))
                     await self._reintroduce()
             self._on_change(False)
 
     async def _apply(self, page: Page) -> None:
         await self._leave_lock(applying=True)
         try:
-            done = await self._patiently(partial(self._database.run, filework.apply_page, page))
+            done = await self.patiently(partial(self._database.run, filework.apply_page, page))
             position = done.standing.position
             if done.shapes_changed:
                 self._introduce(done.standing)
@@ -355,7 +382,7 @@ class Engine:
         self.incarnation = standing.incarnation
         self._perform(self.session.reintroduce(standing, self._loop.time()))
 
-    async def _patiently(self, call: Callable[[], Awaitable[R]]) -> R:
+    async def patiently(self, call: Callable[[], Awaitable[R]]) -> R:
         """The call's result; while the database is locked or the disk is full it is tried again."""
         delay = self._settings.retry_delay_min_s
         while True:
@@ -383,7 +410,7 @@ class Engine:
                         await self._send_batches(effect)
                     case SendHello():
                         self._hello_waits = False
-                        hello = await self._patiently(lambda: self._database.run(filework.hello, self._boot))
+                        hello = await self.patiently(lambda: self._database.run(filework.hello, self._boot))
                         await self._publish(self._ask_topic, encode(hello))
                     case RequestReplay(position, pages):
                         await self._ask(
@@ -391,16 +418,18 @@ class Engine:
                         )
                     case AskFresh(nonce):
                         await self._ask(FreshRequest(incarnation=self.incarnation, boot=self._boot, nonce=nonce))
+                    case VerifyRequest():
+                        await self._ask(effect)
             except NotConnected:
                 pass  # the link says so by an event, and the handshake begins anew
             except LinkError as error:
                 self._troubles.say_error(error)
 
-    async def _ask(self, message: ReplayRequest | FreshRequest) -> None:
+    async def _ask(self, message: ReplayRequest | FreshRequest | VerifyRequest) -> None:
         await self._publish(self._ask_topic, encode(message))
 
     async def _send_batches(self, effect: SendBatches) -> None:
-        batches = await self._patiently(
+        batches = await self.patiently(
             lambda: self._database.run(filework.outbox, effect.after, effect.sealed, effect.count_max, effect.bytes_max)
         )
         sent = [SentBatch(batch.batch, batch.digest, len(batch.payload)) for batch in batches]

@@ -10,6 +10,7 @@ from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
 from tidewire_agent.store.seal import SealOutcome
+from tidewire_agent.store.verify_questions import VerifyQuestion
 from tidewire_schemas.errors import SequenceGap
 from tidewire_schemas.messages import ChainPoint, Hello, Page, Welcome
 
@@ -23,6 +24,8 @@ class Sealed(NamedTuple):
     """Whether the hub must be told other shapes before anything that was sealed now is sent."""
     questions: list[str]
     """Nonces of open `fresh` questions."""
+    verifications: list[VerifyQuestion]
+    """Open questions whether rows are as the hub's."""
 
 
 class PageDone(NamedTuple):
@@ -58,7 +61,7 @@ def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None) -> Sea
     outcome = store.seal(now_ms)
     if outcome.batches:
         store.harden()
-    return Sealed(outcome, read_standing(store), store.shapes_news, store.fresh_asked())
+    return Sealed(outcome, read_standing(store), store.shapes_news, store.fresh_asked(), store.questions.open())
 
 
 def apply_page(store: EdgeStore, page: Page) -> PageDone:

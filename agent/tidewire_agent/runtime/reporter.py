@@ -16,11 +16,13 @@ from tidewire_agent.runtime.troubles import Troubles
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.status import AgentStatus, ProblemStatus
 from tidewire_agent.store.edge_store import Backlog
+from tidewire_agent.verify_report import VerifyReport
 from tidewire_link.command_line import version
 from tidewire_link.settings import parse_url
 from tidewire_schemas.codec import encode
 from tidewire_schemas.messages import DeviceState
 from tidewire_schemas.positions import Position
+from tidewire_schemas.verification import Verified
 
 SHARE_OVER_S: Final = 60.0
 """Over how long the share of time under the write lock is told."""
@@ -141,6 +143,7 @@ class Reporter:
             parked=backlog.parked if backlog else None,
             dead_letters=backlog.dead_letters if backlog else None,
             lock_share=self._lock_share(),
+            verified=self._report.without_rows() if self._report else None,
             problems=tuple(ProblemStatus(code=t.code, message=t.message, hint=t.hint) for t in self._troubles.all),
             rejected_count=inbox.rejected_count if inbox else 0,
             rejected=tuple(inbox.rejected) if inbox else (),
@@ -157,8 +160,26 @@ class Reporter:
             pending=backlog.changes + backlog.batches if backlog else None,
             oldest_unsent_at=backlog.oldest_sealed_at if backlog else None,
             dead_letters=backlog.dead_letters if backlog else None,
+            verified=self._verified,
             problem=self._troubles.line,
             version=version(),
+        )
+
+    @property
+    def _report(self) -> VerifyReport | None:
+        return self.engine.verifications.report if self.engine else None
+
+    @property
+    def _verified(self) -> Verified | None:
+        found = self._report
+        if found is None:
+            return None
+        return Verified(
+            at=found.at,
+            position=found.position,
+            rows=found.rows,
+            differing=found.differing,
+            complete=found.complete,
         )
 
     def _lock_share(self) -> float:

@@ -36,6 +36,7 @@ from tidewire_agent.store.sql import quote
 from tidewire_agent.store.tables import KV_TABLE
 from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_agent.store.verify import TableDigest, Verifier
+from tidewire_agent.store.verify_questions import VerifyQuestions
 from tidewire_schemas.messages import ChainPoint, LastSealed, Page
 from tidewire_schemas.names import check_topic_name
 from tidewire_schemas.positions import START, Position
@@ -165,6 +166,8 @@ class EdgeStore:
             dead_letters_max=settings.dead_letters_max,
         )
         """Compares and repairs rows."""
+        self.questions = VerifyQuestions(connection, self._transaction)
+        """Of programs that want rows compared."""
 
     @classmethod
     def open(cls, path: Path, *, device: str | None, settings: StoreSettings | None = None) -> Self:

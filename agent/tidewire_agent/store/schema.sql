@@ -130,3 +130,14 @@ CREATE TABLE IF NOT EXISTS tidewire_fresh (
     epoch    INTEGER,
     seq      INTEGER
 ) WITHOUT ROWID;
+
+-- Questions of programs that use the file alone: "are my rows as the hub's?" `tables`: JSON list, empty for all;
+-- `report`: the answer, once there is one.
+CREATE TABLE IF NOT EXISTS tidewire_verify (
+    id       INTEGER PRIMARY KEY,
+    nonce    TEXT NOT NULL UNIQUE,
+    asked_at INTEGER NOT NULL,
+    tables   TEXT NOT NULL,
+    repair   INTEGER NOT NULL,
+    report   TEXT
+);

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -198,8 +198,7 @@ class Verifier:
         if synced is None:
             return None
         wanted = [(tuple(decode_row(key)), key) for key in keys]
-        with sqlite_errors(), self._applier.covered(key[0] for key, _ in wanted):
-            self._rows.look_at_pending()
+        with self._covered(key[0] for key, _ in wanted):
             found = [self._row(synced, key, wire) for key, wire in wanted]
             return RowsHere(self._meta.checkpoint, tuple(found))
 
@@ -215,8 +214,7 @@ class Verifier:
         if synced is None:
             return Repaired(nothing, "the table was changed meanwhile")
         keys = {repair.here.name: tuple(decode_row(repair.here.key)) for repair in wanted}
-        with sqlite_errors(), self._applier.covered(key[0] for key in keys.values()), self._silently():
-            self._rows.look_at_pending()
+        with self._covered(key[0] for key in keys.values()), self._silently():
             if self._meta.checkpoint.seq > position.seq:
                 return Repaired(nothing, "")
             lost = sum(repair.here.values is not None for repair in wanted)
@@ -231,6 +229,17 @@ class Verifier:
             self._rows.apply(sorted(changes, key=lambda change: change.op != "delete"))
             self._rows.bound_parked()
             return Repaired(tuple(done), "")
+
+    @contextmanager
+    def _covered(self, first_values: Iterable[Value]) -> Iterator[None]:
+        """A transaction that knows what is pending of the rows whose keys begin with these values."""
+        try:
+            with sqlite_errors(), self._applier.covered(first_values):
+                self._rows.look_at_pending()
+                yield
+        except BaseException:
+            self._pending.forget()
+            raise
 
     def _synced(self, subject: Subject) -> Synced | None:
         synced = self._catalogue.by_name(subject.table)

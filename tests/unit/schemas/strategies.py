@@ -46,7 +46,7 @@ from tidewire_schemas.snapshots import (
     SnapshotTable,
 )
 from tidewire_schemas.values import INTEGER_MAX, INTEGER_MIN, RawText, Value, encode
-from tidewire_schemas.verification import VerifyAnswer, VerifyKey, VerifyRange, VerifyRequest, VerifyRow
+from tidewire_schemas.verification import Verified, VerifyAnswer, VerifyKey, VerifyRange, VerifyRequest, VerifyRow
 
 
 def _is_raw(data: bytes) -> bool:
@@ -239,6 +239,8 @@ messages: dict[str, st.SearchStrategy[Message]] = {
         pending=st.none() | counts,
         oldest_unsent_at=st.none() | millis,
         snapshot=st.none() | st.builds(LoadProgress, snapshot=ids, loaded=counts, chunks=counts),
+        verified=st.none()
+        | st.builds(Verified, at=millis, position=positions, rows=counts, differing=counts, complete=st.booleans()),
         problem=st.none() | texts,
     ),
     "welcome": st.builds(

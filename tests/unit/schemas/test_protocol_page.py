@@ -40,6 +40,7 @@ COMPONENTS: Final = [
     verification.VerifyRange,
     verification.VerifyKey,
     verification.VerifyRow,
+    verification.Verified,
 ]
 
 

@@ -1,0 +1,96 @@
+"""`tidewire-agent verify` beside a running agent, as a person uses it; and the check that the agent makes by itself."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from support.agent_process import tidewire_agent
+from support.processes import Device, Site
+from support.waiting import wait_for
+from support.writer import SCHEMA, Writer
+from tidewire_agent.store.silence import trigger_switch
+
+TABLES = ("journal", "tally", "own", "shared")
+
+
+def behind_the_back(device: Device, *statements: str) -> None:
+    """Run statements that no trigger notices."""
+    switch = trigger_switch()
+    assert switch is not None
+    with closing(sqlite3.connect(device.db, isolation_level=None, timeout=5)) as connection:
+        switch(connection, False)
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_wrong_row_is_found_and_repaired_while_apps_write(tmp_path: Path) -> None:
+    """Guarantee 7: nothing is reported while nothing is wrong; then exactly what is wrong, and it can be mended."""
+    with Site(tmp_path) as site:
+        a, b = (site.device(name, SCHEMA + "CREATE TABLE quiet (id TEXT PRIMARY KEY, v);").start() for name in "ab")
+        a.sql("INSERT INTO quiet VALUES ('x', 'right'), ('y', 1.5), ('z', x'00');")
+        writers = [Writer(device.db, device.device, seed=1) for device in (a, b)]
+        for writer in writers:
+            writer.start()
+        try:
+            wait_for(lambda: b.query("SELECT count(*) FROM quiet") == [(3,)], what="the rows came")
+            found = tidewire_agent("verify", "--db", b.db, "--json")
+            told = [json.loads(line) for line in found.stdout.splitlines()]
+            assert {table["table"] for table in told} == {*TABLES, "quiet"}, found.stderr
+            assert [table["differing"] for table in told] == [0] * len(told)
+            assert not any(table["problem"] for table in told)
+
+            behind_the_back(b, "UPDATE quiet SET v = 'wrong' WHERE id = 'x'", "DELETE FROM quiet WHERE id = 'y'")
+            found = tidewire_agent("verify", "--db", b.db, "--table", "quiet")
+            assert found.returncode == 1
+            assert found.stdout.startswith("quiet: 2 rows, 2 differ")
+            assert 'here: {"id": "x", "v": "wrong"}' in found.stdout
+            assert 'hub:  {"id": "x", "v": "right"}' in found.stdout
+            assert "here: no such row" in found.stdout
+            b.wait_problem("rows_differ")
+
+            repaired = tidewire_agent("verify", "--db", b.db, "--table", "quiet", "--repair")
+            assert (repaired.returncode, repaired.stderr) == (0, "")
+            assert "2 repaired" in repaired.stdout
+        finally:
+            for writer in writers:
+                writer.stop()
+        site.wait_at_rest()
+        site.assert_equal()
+        clean = tidewire_agent("verify", "--db", b.db)
+        assert (clean.returncode, clean.stderr) == (0, ""), clean.stdout
+        b.wait_no_problem()
+        assert [(letter["reason"], letter["key"]) for letter in b.dead() if letter["table"] == "quiet"] == [
+            ("repaired", ["x"])
+        ]
+
+
+def test_an_agent_looks_by_itself_now_and_then_and_says_what_it_finds(tmp_path: Path) -> None:
+    """Guarantee 7."""
+    with Site(tmp_path) as site:
+        a = site.device("a", "CREATE TABLE t (id INTEGER PRIMARY KEY, v);", "--verify-interval-s", "0.5").start()
+        a.sql("INSERT INTO t VALUES (1, 'right');")
+        site.wait_at_rest()
+        wait_for(lambda: a.status.verified is not None and a.status.verified.complete, what="it has looked")
+        assert a.problems == set()
+        behind_the_back(a, "UPDATE t SET v = 'wrong'")
+        a.wait_problem("rows_differ")
+        status = tidewire_agent("status", "--db", a.db).stdout
+        assert "1 rows, 1 differ" in status
+        behind_the_back(a, "UPDATE t SET v = 'right'")
+        a.wait_no_problem()
+
+
+def test_without_an_agent_or_a_hub_the_command_says_so(tmp_path: Path) -> None:
+    with Site(tmp_path) as site:
+        a = site.device("a", "CREATE TABLE t (id INTEGER PRIMARY KEY, v);", "--verify-timeout-s", "0.2").start()
+        site.hub.kill()
+        found = tidewire_agent("verify", "--db", a.db)
+        assert found.returncode == 1
+        assert "the hub did not answer" in found.stdout
+        assert a.stop() == 0
+        found = tidewire_agent("verify", "--db", a.db)
+        assert found.returncode != 0
+        assert "no agent runs" in found.stderr
