@@ -13,8 +13,6 @@ from support.waiting import wait_for
 from support.writer import SCHEMA, Writer
 from tidewire_agent.store.silence import trigger_switch
 
-TABLES = ("journal", "tally", "own", "shared")
-
 
 def behind_the_back(device: Device, *statements: str) -> None:
     """Run statements that no trigger notices."""
@@ -38,7 +36,7 @@ def test_a_wrong_row_is_found_and_repaired_while_apps_write(tmp_path: Path) -> N
             wait_for(lambda: b.query("SELECT count(*) FROM quiet") == [(3,)], what="the rows came")
             found = tidewire_agent("verify", "--db", b.db, "--json")
             told = [json.loads(line) for line in found.stdout.splitlines()]
-            assert {table["table"] for table in told} == {*TABLES, "quiet"}, found.stderr
+            assert {table["table"] for table in told} >= {"journal", "tally", "own", "shared", "quiet"}, found.stderr
             assert [table["differing"] for table in told] == [0] * len(told)
             assert not any(table["problem"] for table in told)
 
