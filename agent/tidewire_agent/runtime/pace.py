@@ -11,6 +11,10 @@ GAP_S: Final = 0.01
 RUSH_AFTER_S: Final = 0.02
 """An app that has committed for so long without pausing is in a rush."""
 
+SMALL_CHANGES_PER_S: Final = 1_000
+"""An app that writes less pauses between its commits, however often the agent looks: it meets the lock by chance, for
+the lock's share of time, and not in every moment."""
+
 LARGE_CHANGES_PER_S: Final = 30_000
 """What single-row transactions never reach: an app that writes more writes large transactions, in which a moment of a
 locked database stops one of many rows, and whose rows should not gather."""
@@ -134,7 +138,8 @@ class Pace:
         """How long sealing or applying should leave the lock alone; ask again soon, as the app may pause."""
         if self.rush.quiet_s(now) > (APPLY_ACTIVE_S if applying else ACTIVE_S):
             return 0.0
-        if self.rush.lasts_s() >= RUSH_AFTER_S and self._changes_per_s < LARGE_CHANGES_PER_S:
+        small = SMALL_CHANGES_PER_S <= self._changes_per_s < LARGE_CHANGES_PER_S
+        if small and self.rush.lasts_s() >= RUSH_AFTER_S:
             return self._strict.wait_s(now)
         wait_s = self._budget.wait_s(now)
         return min(wait_s, max(0.0, self._held_at + APPLY_PAUSE_MAX_S - now)) if applying else wait_s

@@ -102,12 +102,20 @@ def test_an_app_that_commits_small_transactions_without_a_pause_is_left_alone_un
     manners = pace()
     commits(manners.rush, 1.0, 1.0 + RUSH_AFTER_S)
     now = 1.0 + RUSH_AFTER_S
-    manners.sealed(20, now)
+    manners.sealed(100, now)
     manners.held(0.001, now)
     assert round(manners.wait_s(now), 6) == 1.0
     assert manners.wait_s(now, applying=True) == manners.wait_s(now)
     manners.rush.looked(False, now + GAP_S * 1.1)
     assert manners.wait_s(now + GAP_S * 1.1) == 0
+
+
+def test_an_app_that_pauses_between_its_commits_is_in_no_rush_however_often_the_agent_looks() -> None:
+    manners = pace()
+    commits(manners.rush, 1.0, 2.0, every_s=0.009)
+    manners.sealed(110, 2.0)
+    manners.held(0.001, 2.0)
+    assert manners.wait_s(2.0) == 0
 
 
 def test_large_transactions_do_not_gather() -> None:
