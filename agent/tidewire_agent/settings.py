@@ -16,6 +16,7 @@ from tidewire_link.settings import BrokerSettings, LinkSettings, Will, parse_url
 from tidewire_schemas.codec import BATCH_BYTES_MAX, PAYLOAD_BYTES_MAX
 from tidewire_schemas.errors import InvalidName, SettingError
 from tidewire_schemas.names import TOPIC_NAME_PATTERN, check_topic_name
+from tidewire_schemas.snapshots import CHUNKS_ASKED_MAX
 
 ENV_PREFIX: Final = "TIDEWIRE_AGENT_"
 
@@ -90,6 +91,12 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
 
     fresh_questions_max: int = Field(default=256, ge=1, le=100_000)
     """Questions of `DataSync.fresh` that may be open at once; the others wait."""
+
+    snapshot_chunks_ahead_max: int = Field(default=8, ge=1, le=CHUNKS_ASKED_MAX)
+    """Chunks of a snapshot to ask for at once, and to hold: the next ones travel while one is loaded."""
+
+    table_replay_entries_max: int = Field(default=10_000, ge=0)
+    """A table that was attached late takes a snapshot of its rows if it lies more entries behind the others."""
 
     # ── comparing rows with the hub's ─────────────────────────────────────────────────────────────────────────────
 
@@ -206,6 +213,8 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
             pages_held_max=self.pages_held_max,
             pages_held_bytes_max=self.pages_held_bytes_max,
             fresh_questions_max=self.fresh_questions_max,
+            snapshot_chunks_ahead_max=self.snapshot_chunks_ahead_max,
+            table_replay_entries_max=self.table_replay_entries_max,
         )
 
     def store_settings(self) -> StoreSettings:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tidewire_agent.verify_report import VerifyReport
 from tidewire_schemas.positions import Position
+from tidewire_schemas.snapshots import LoadProgress
 
 
 class Document(BaseModel):
@@ -40,7 +41,17 @@ class RejectedMessage(Document):
 class AgentStatus(Document):
     """How the agent of a database is."""
 
-    state: Literal["starting", "offline", "handshaking", "catching_up", "live", "halted", "stopped", "not_running"]
+    state: Literal[
+        "starting",
+        "offline",
+        "handshaking",
+        "catching_up",
+        "loading_snapshot",
+        "live",
+        "halted",
+        "stopped",
+        "not_running",
+    ]
     """`halted` waits for a person or for the database (see `problems`); `not_running` ended without saying so."""
     pid: int
     since: int
@@ -59,6 +70,8 @@ class AgentStatus(Document):
     log: str | None = None
     position: Position | None = None
     """The last entry applied."""
+    snapshot: LoadProgress | None = None
+    """How much of a snapshot is loaded; meanwhile tables hold some of its rows and not others."""
     heard: int | None = None
     """The highest seq heard of."""
     changes: int | None = None

@@ -22,8 +22,8 @@ from tidewire_link.command_line import json_option, print_records, time_text
 def status(as_json: bool, **options: Any) -> None:
     """Say how the agent and its database are: state, position in the log, what waits, what is wrong.
 
-    States: live, catching_up, handshaking, offline (no broker), halted (a person must decide), starting, stopped,
-    not_running (it ended without saying so), never_run.
+    States: live, catching_up, loading_snapshot, handshaking, offline (no broker), halted (a person must decide),
+    starting, stopped, not_running (it ended without saying so), never_run.
 
     Of a table: taking (the hub's rows come first), offering (then the rows that were there before are sent), synced,
     behind (too many changes of other devices do not fit), missing (dropped or renamed), not_synced (not possible).
@@ -124,6 +124,9 @@ def _lines(document: dict[str, Any]) -> list[str]:
     if document.get("position") is not None:
         heard = f" of {document['heard']} heard" if document.get("heard") else ""
         lines.append(f"applied entry {document['position'][1]}{heard} (epoch {document['position'][0]})")
+    if document.get("snapshot"):
+        loaded, chunks = document["snapshot"]["loaded"], document["snapshot"]["chunks"]
+        lines.append(f"loading a snapshot: {loaded} of {chunks} chunks; tables hold some of its rows and not others")
     if document.get("changes") is not None:
         lines.append(
             f"waiting: {document['changes']} changes, {document['batches']} batches ({document['batch_bytes']} bytes), "

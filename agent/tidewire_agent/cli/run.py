@@ -11,6 +11,7 @@ from typing import Any, Final
 import click
 
 from tidewire_agent.cli.common import EPILOG
+from tidewire_agent.cli.progress import show_progress
 from tidewire_agent.runtime.agent import Agent
 from tidewire_agent.settings import ENV_PREFIX, AgentSettings
 from tidewire_link.command_line import load_settings, set_up_logging, settings_options
@@ -41,4 +42,10 @@ async def _run(settings: AgentSettings) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     logging.getLogger("tidewire.agent").info("starting on %s", settings.db)
-    await agent.run()
+    bar = asyncio.create_task(show_progress(lambda: agent.loading, sys.stderr)) if sys.stderr.isatty() else None
+    try:
+        await agent.run()
+    finally:
+        if bar is not None:
+            bar.cancel()
+            await asyncio.wait([bar])

@@ -35,6 +35,7 @@ from tidewire_schemas.codec import encode
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import DeviceState
 from tidewire_schemas.positions import Position
+from tidewire_schemas.snapshots import LoadProgress
 
 LinkMaker = Callable[[LinkSettings], Link]
 
@@ -92,6 +93,11 @@ class Agent:
     def status(self) -> AgentStatus | None:
         """How it is; None before `run`."""
         return self._reporter.status if self._reporter else None
+
+    @property
+    def loading(self) -> LoadProgress | None:
+        """How much of a snapshot is loaded; None while none is."""
+        return self._reporter.loading if self._reporter else None
 
     def wake(self) -> None:
         """Something was committed: look at the file now. From the event loop's thread."""

@@ -28,13 +28,19 @@ from tidewire_agent.session.effects import (
     AnswerFresh,
     ApplyPage,
     AskFresh,
+    AwaitSnapshot,
+    BeginLoad,
     ClearProblem,
     Effect,
+    FinishLoad,
     Follow,
+    ForgetLoad,
     Limits,
+    LoadChunk,
     PublishState,
     Renumber,
     RequestReplay,
+    RequestSnapshot,
     SayProblem,
     SendBatches,
     SendHello,
@@ -56,12 +62,13 @@ from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import FreshRequest, Page, ReplayRequest, Welcome
 from tidewire_schemas.parts import split
 from tidewire_schemas.positions import Position
+from tidewire_schemas.snapshots import SnapshotRequest
 from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
 
 R = TypeVar("R")
 
-HubEffect = SendHello | SendBatches | RequestReplay | AskFresh | VerifyRequest
-FileEffect = Follow | ApplyPage | AnswerFresh | Renumber
+HubEffect = SendHello | SendBatches | RequestReplay | RequestSnapshot | AskFresh | VerifyRequest
+FileEffect = Follow | ApplyPage | AnswerFresh | Renumber | AwaitSnapshot | filework.LoadEffect
 
 DIVERGED_PAUSE_S: Final = 5.0
 """After a page that contradicts the log applied so far, how long until the hub is asked again."""
@@ -242,10 +249,12 @@ class Engine:
             match effect:
                 case SendHello() if self._hello_waits:
                     pass  # the one that waits says all that this one would
-                case SendHello() | SendBatches() | RequestReplay() | AskFresh():
+                case SendHello() | SendBatches() | RequestReplay() | RequestSnapshot() | AskFresh():
                     self._hello_waits = self._hello_waits or isinstance(effect, SendHello)
                     self._to_hub.put_nowait(effect)
-                case Follow() | ApplyPage() | AnswerFresh() | Renumber():
+                case Follow() | ApplyPage() | AnswerFresh() | Renumber() | AwaitSnapshot():
+                    self._to_file.put_nowait(effect)
+                case BeginLoad() | LoadChunk() | FinishLoad() | ForgetLoad():
                     self._to_file.put_nowait(effect)
                 case Limits():
                     self._hub_bytes_max = effect.payload_bytes_max
@@ -333,6 +342,11 @@ class Engine:
                     await self.patiently(partial(self._database.run, EdgeStore.fresh_answered, nonce, head))
                     if self.session.fresh_waits:
                         self.wake()
+                case AwaitSnapshot():
+                    await self.patiently(partial(self._database.run, EdgeStore.load_wait))
+                    await self._reintroduce()
+                case BeginLoad() | LoadChunk() | FinishLoad() | ForgetLoad() as effect:
+                    await self._load(effect)
                 case Renumber(after, digest, apart):
                     common = "no batch" if after is None else f"batch {after} and those before it"
                     _log.warning("this database and the hub have %s in common; what follows gets new numbers", common)
@@ -359,6 +373,21 @@ class Engine:
             position = self.session.position
         self._perform(self.session.applied(position, self._loop.time()))
         self.wake()  # seeds, once a table has been brought up
+
+    async def _load(self, effect: filework.LoadEffect) -> None:
+        """Do what the session wants done with a snapshot, piece by piece, with rests for an app that writes."""
+        while True:
+            await self._leave_lock(applying=True)
+            loaded = await self.patiently(partial(self._database.run, filework.load_some, effect))
+            self._held(loaded.lock_s)
+            if loaded.done:
+                break
+            self._on_change(False)
+        self._perform(self.session.loaded(loaded.standing, self._loop.time()))
+        if isinstance(effect, FinishLoad):
+            _log.info("the snapshot is loaded: the log goes on after entry %d", loaded.standing.position.seq)
+            await self._say_tables()
+            self.wake()  # what waited for it may be sent now
 
     async def _say_applied(self, applied: Applied, behind: int) -> None:
         if applied.refused or applied.parked != self._parked:
@@ -416,6 +445,17 @@ class Engine:
                         await self._ask(
                             ReplayRequest(incarnation=self.incarnation, boot=self._boot, position=position, pages=pages)
                         )
+                    case RequestSnapshot(snapshot, tables, first, chunks):
+                        await self._ask(
+                            SnapshotRequest(
+                                incarnation=self.incarnation,
+                                boot=self._boot,
+                                snapshot=snapshot,
+                                tables=tables,
+                                first=first,
+                                chunks=chunks,
+                            )
+                        )
                     case AskFresh(nonce):
                         await self._ask(FreshRequest(incarnation=self.incarnation, boot=self._boot, nonce=nonce))
                     case VerifyRequest():
@@ -425,7 +465,7 @@ class Engine:
             except LinkError as error:
                 self._troubles.say_error(error)
 
-    async def _ask(self, message: ReplayRequest | FreshRequest | VerifyRequest) -> None:
+    async def _ask(self, message: ReplayRequest | SnapshotRequest | FreshRequest | VerifyRequest) -> None:
         await self._publish(self._ask_topic, encode(message))
 
     async def _send_batches(self, effect: SendBatches) -> None:
@@ -476,6 +516,7 @@ class Engine:
 _STATE_LINES: Final = {
     State.OFFLINE: "offline: no connection to the broker",
     State.HANDSHAKING: "handshaking: saying Hello to the hub",
+    State.LOADING: "loading a snapshot: entries that are missing are no longer kept, or too many",
     State.CATCHING_UP: "catching up: entries of the log are missing",
     State.LIVE: "live: holding all entries of the log",
     State.HALTED: "halted: a person must decide",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tidewire_agent.session.effects import BeginLoad, FinishLoad, ForgetLoad, LoadChunk
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
@@ -13,6 +14,8 @@ from tidewire_agent.store.seal import SealOutcome
 from tidewire_agent.store.verify_questions import VerifyQuestion
 from tidewire_schemas.errors import SequenceGap
 from tidewire_schemas.messages import ChainPoint, Hello, Page, Welcome
+
+LoadEffect = BeginLoad | LoadChunk | FinishLoad | ForgetLoad
 
 
 class Sealed(NamedTuple):
@@ -48,6 +51,8 @@ def read_standing(store: EdgeStore) -> Standing:
         epoch=store.epoch,
         position=store.replay_from,
         sealed=store.last_sealed.batch if store.last_sealed else 0,
+        checkpoint=store.checkpoint,
+        loading=store.loading,
     )
 
 
@@ -71,6 +76,31 @@ def apply_page(store: EdgeStore, page: Page) -> PageDone:
     except SequenceGap:
         applied = None
     return PageDone(applied, read_standing(store), store.shapes_news, store.behind)
+
+
+class Loaded(NamedTuple):
+    """What one piece of work on a snapshot did."""
+
+    done: bool
+    """Whether there is no more to do of what was asked for."""
+    lock_s: float
+    """Seconds for which it held the app's write lock."""
+    standing: Standing
+
+
+def load_some(store: EdgeStore, effect: LoadEffect) -> Loaded:
+    """Do a piece of what the session wants done with a snapshot."""
+    done, lock_s = True, 0.0
+    match effect:
+        case BeginLoad(manifest, whole):
+            store.load_begin(manifest, whole=whole)
+        case LoadChunk(chunk):
+            done, lock_s = store.load(chunk)
+        case FinishLoad():
+            done, lock_s = store.load_finish()
+        case ForgetLoad():
+            store.load_forget()
+    return Loaded(done, lock_s, read_standing(store))
 
 
 def outbox(store: EdgeStore, after: int, sealed: int, count_max: int, bytes_max: int) -> list[SealedBatch]:

@@ -22,12 +22,15 @@ from tidewire_link.settings import parse_url
 from tidewire_schemas.codec import encode
 from tidewire_schemas.messages import DeviceState
 from tidewire_schemas.positions import Position
+from tidewire_schemas.snapshots import LoadProgress
 from tidewire_schemas.verification import Verified
 
 SHARE_OVER_S: Final = 60.0
 """Over how long the share of time under the write lock is told."""
 
-AgentState = Literal["starting", "offline", "handshaking", "catching_up", "live", "halted", "stopped"]
+AgentState = Literal[
+    "starting", "offline", "handshaking", "catching_up", "loading_snapshot", "live", "halted", "stopped"
+]
 
 
 class Reporter:
@@ -135,6 +138,7 @@ class Reporter:
             boot=self._boot,
             log=self.log,
             position=self.position,
+            snapshot=self.loading,
             heard=engine.session.heard if engine and engine.session.heard else None,
             changes=backlog.changes if backlog else None,
             batches=backlog.batches if backlog else None,
@@ -161,6 +165,7 @@ class Reporter:
             oldest_unsent_at=backlog.oldest_sealed_at if backlog else None,
             dead_letters=backlog.dead_letters if backlog else None,
             verified=self._verified,
+            snapshot=self.loading,
             problem=self._troubles.line,
             version=version(),
         )
@@ -181,6 +186,14 @@ class Reporter:
             differing=found.differing,
             complete=found.complete,
         )
+
+    @property
+    def loading(self) -> LoadProgress | None:
+        """How much of a snapshot is loaded; None while none is."""
+        loading = self.engine.session.loading if self.engine else None
+        if loading is None or loading.snapshot is None:
+            return None
+        return LoadProgress(snapshot=loading.snapshot, loaded=loading.loaded, chunks=loading.chunks)
 
     def _lock_share(self) -> float:
         if self.engine is None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from tidewire_agent.session.effects import Trouble
+from tidewire_schemas.messages import TableProblem
+from tidewire_schemas.positions import Position
 
 NO_WELCOME: Final = Trouble(
     "no_welcome",
@@ -31,6 +34,16 @@ NO_LIVE_PAGES: Final = Trouble(
     "entries arrive only when they are asked for",
     "may this device read the stream's `log` topic? (a broker may grant a subscription and deliver nothing)",
 )
+NO_CHUNKS: Final = Trouble(
+    "no_snapshot",
+    "a snapshot was asked for and does not come",
+    "is the hub busy or its disk full? may this device read its own `in` topic?",
+)
+BROKEN_CHUNK: Final = Trouble(
+    "snapshot_broken",
+    "a chunk of the snapshot does not match its checksum; it is asked for again",
+    "if this stays, the hub's disk may be damaged: see its log",
+)
 
 SOLVED_BY_WELCOME: Final = (
     NO_WELCOME.code,
@@ -42,3 +55,35 @@ SOLVED_BY_WELCOME: Final = (
     HUB_BUSY,
 )
 """What is no longer wrong once a hub has welcomed the device."""
+
+TABLES_REFUSED: Final = "tables_refused"
+
+
+def tables_refused(problems: Sequence[TableProblem]) -> Trouble:
+    """What the hub says of tables that it does not take as this device declares them."""
+    first = "; ".join(f"{problem.table}: {problem.message}" for problem in problems[:3])
+    hint = "make the table's shape equal on all devices, or detach it"
+    return Trouble(TABLES_REFUSED, f"the hub does not take {len(problems)} table(s) as declared: {first}", hint)
+
+
+def hub_busy(busy: str) -> Trouble:
+    """The hub says that its answers take long, and why."""
+    return Trouble(HUB_BUSY, f"the hub is busy: {busy}", "wait: nothing is lost, it goes on by itself")
+
+
+def leader_stale(epoch: int, known: int) -> Trouble:
+    """A hub answers whose leadership is over."""
+    text = f"a hub of an earlier leadership answers (epoch {epoch}, known is {known})"
+    return Trouble("leader_stale", text, "two hubs lead this stream: stop the older one")
+
+
+def log_foreign(log: str, followed: str | None) -> Trouble:
+    """The hub's log is not the one that this database follows."""
+    hint = "start the hub with its own data directory again; or take the new log over with `adopt`"
+    return Trouble("log_foreign", f"the hub's log is {log}, this database follows {followed}", hint)
+
+
+def off_log(position: Position) -> Trouble:
+    """The hub's log is the right one, and shorter than what this device has applied of it."""
+    text = f"the hub's log does not hold this device's checkpoint {tuple(position)}"
+    return Trouble("checkpoint_off_log", text, "the hub has lost the end of its log: restore its newest backup")

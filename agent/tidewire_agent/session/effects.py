@@ -9,6 +9,7 @@ from tidewire_agent.session.states import State
 from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_schemas.messages import Page
 from tidewire_schemas.positions import Position
+from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,46 @@ class ApplyPage:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestSnapshot:
+    """Ask the hub for a snapshot's manifest, or for `chunks` chunks of it from `first` on."""
+
+    snapshot: str | None
+    tables: tuple[str, ...] | None
+    first: int
+    chunks: int
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitSnapshot:
+    """Tables that stand before the checkpoint wait for a snapshot from now on. Then say `reintroduce`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginLoad:
+    """Begin to load this snapshot, and say `loaded`; so after each of the following."""
+
+    manifest: Snapshot
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoadChunk:
+    """Load a chunk."""
+
+    chunk: SnapshotChunk
+
+
+@dataclass(frozen=True, slots=True)
+class FinishLoad:
+    """All chunks are loaded: do the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetLoad:
+    """The hub does not have the snapshot any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class Follow:
     """Store what a `Welcome` said."""
 
@@ -124,10 +165,16 @@ Effect: TypeAlias = (
     SendHello
     | SendBatches
     | RequestReplay
+    | RequestSnapshot
     | AskFresh
     | AnswerFresh
     | ApplyPage
     | Follow
+    | AwaitSnapshot
+    | BeginLoad
+    | LoadChunk
+    | FinishLoad
+    | ForgetLoad
     | Renumber
     | Limits
     | PublishState

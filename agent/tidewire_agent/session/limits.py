@@ -21,3 +21,5 @@ class SessionLimits:
     pages_held_max: int
     pages_held_bytes_max: int
     fresh_questions_max: int
+    snapshot_chunks_ahead_max: int
+    table_replay_entries_max: int

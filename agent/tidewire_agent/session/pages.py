@@ -128,3 +128,21 @@ class PageBuffer:
         """Drop all."""
         self._pages.clear()
         self._bytes = 0
+
+
+def belongs(page: Page, log: str | None, epoch: int, head: Position) -> bool:
+    """Whether a page can be of the log that a Welcome described: its id, its leader's epoch, and how far it went.
+
+    What lies after that head was numbered by the leader who sent it; the head itself is an entry of the log.
+    """
+    if page.log != log or page.end.epoch > epoch:
+        return False
+    if page.end.seq <= head.seq:
+        return page.end.seq < head.seq or page.end == head
+    if page.end.epoch != epoch:
+        return False
+    at_head = head.seq - page.prev.seq  # how many of its entries lie at or before the head
+    if at_head < 0:
+        return page.prev.epoch == epoch
+    before = page.prev if at_head == 0 else page.entries[at_head - 1].position
+    return before == head and page.entries[at_head].epoch == epoch

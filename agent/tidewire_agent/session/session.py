@@ -13,19 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Final
 
+from tidewire_agent.load_standing import LoadStanding
+from tidewire_agent.session import complaints
 from tidewire_agent.session.chain import Chain
-from tidewire_agent.session.complaints import (
-    HUB_BUSY,
-    NO_ACK,
-    NO_LIVE_PAGES,
-    NO_PAGES,
-    NO_WELCOME,
-    SOLVED_BY_WELCOME,
-)
 from tidewire_agent.session.effects import (
     AnswerFresh,
     ApplyPage,
     AskFresh,
+    AwaitSnapshot,
     ClearProblem,
     Effect,
     Follow,
@@ -38,12 +33,15 @@ from tidewire_agent.session.effects import (
     Trouble,
 )
 from tidewire_agent.session.limits import SessionLimits
-from tidewire_agent.session.pages import Next, PageBuffer
+from tidewire_agent.session.pages import Next, PageBuffer, belongs
+from tidewire_agent.session.questions import Questions
+from tidewire_agent.session.snapshot_fetch import Plan, SnapshotFetch
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import ASKING, FOLLOWING, TRANSITIONS, Cause, State
 from tidewire_agent.session.window import SendWindow, SentBatch
 from tidewire_schemas.messages import Ack, FreshAnswer, Head, Page, Problem, Replay, Welcome
 from tidewire_schemas.positions import START, Position
+from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
 
 STALLS_MAX: Final = 2
 """So many times in a row entries had to be asked for after a stall, until that is a problem and not a lost message."""
@@ -51,8 +49,7 @@ STALLS_MAX: Final = 2
 FRUITLESS_MAX: Final = 2
 """So many replays may end before a place that was heard of, until that place is no longer believed in."""
 
-
-Incoming = Welcome | Ack | Replay | FreshAnswer | Problem | Page | Head
+Incoming = Welcome | Ack | Replay | Snapshot | SnapshotChunk | FreshAnswer | Problem | Page | Head
 
 
 class Session:
@@ -75,6 +72,8 @@ class Session:
         self._epoch: int
         self._position: Position
         self._sealed: int
+        self._checkpoint: Position
+        self._fetch = SnapshotFetch(limits)
         self._stand(standing)
         # handshake
         self._hello_at = inf
@@ -104,10 +103,7 @@ class Session:
         self._fruitless = 0
         self._stalls = 0
         self._pages_deadline = inf
-        # questions of freshness, oldest first
-        self._fresh: dict[str, float] = {}
-        self.fresh_waits = False
-        """Whether more questions are open than are asked at once."""
+        self._questions = Questions(limits.fresh_questions_max, limits.ack_timeout_s)
 
     # ── what the shell may look at ────────────────────────────────────────────────────────────────────────────────
 
@@ -132,11 +128,21 @@ class Session:
         return self._heard
 
     @property
+    def fresh_waits(self) -> bool:
+        """Whether more questions are open than are asked at once."""
+        return self._questions.more_wait
+
+    @property
+    def loading(self) -> LoadStanding | None:
+        """How far the snapshot is that is being loaded, or None."""
+        return self._fetch.standing
+
+    @property
     def wake_at(self) -> float:
         """When `tick` has something to do; infinity for never."""
-        fresh_at = min(self._fresh.values(), default=inf) if self.state in FOLLOWING else inf
+        fresh_at = self._questions.due_at if self.state in FOLLOWING else inf
         hello_at = self._hello_at if self.state in ASKING else inf
-        return min(hello_at, self._ack_deadline, self._pages_deadline, fresh_at)
+        return min(hello_at, self._ack_deadline, self._pages_deadline, self._fetch.deadline, fresh_at)
 
     # ── inputs: the connection ────────────────────────────────────────────────────────────────────────────────────
 
@@ -184,10 +190,19 @@ class Session:
         self._applying = None
         self._set_back = False
         self._position = position
-        self._clear(NO_PAGES.code)
+        self._clear(complaints.NO_PAGES.code)
         if self._pages_deadline != inf:
             self._pages_deadline = now + self._limits.stall_timeout_s
+        self._effects += self._fetch.moved(position, now)
         self._advance(now)
+        return self._out()
+
+    def loaded(self, standing: Standing, now: float) -> list[Effect]:
+        """The file has done what it was told to do with a snapshot."""
+        effects = self._fetch.loaded(standing.loading, self._position, now)
+        if self._fetch.is_over:
+            return self.reintroduce(standing, now)  # the hub says how to go on
+        self._effects += effects
         return self._out()
 
     def reintroduce(self, standing: Standing, now: float) -> list[Effect]:
@@ -203,9 +218,7 @@ class Session:
 
     def ask_fresh(self, nonces: Iterable[str], now: float) -> list[Effect]:
         """Apps want to know how far the log goes: all questions that are open. Known ones are not asked twice."""
-        still_open = list(nonces)
-        self._fresh = {nonce: self._fresh.get(nonce, now) for nonce in still_open[: self._limits.fresh_questions_max]}
-        self.fresh_waits = len(still_open) > len(self._fresh)
+        self._questions.open(nonces, now)
         self._ask_fresh_due(now)
         return self._out()
 
@@ -221,26 +234,19 @@ class Session:
         if self.state not in ASKING or self._hellos == 0 or self._renumbering or not self._is_mine(welcome):
             return self._out()
         if welcome.epoch < self._epoch:
-            text = f"a hub of an earlier leadership answers (epoch {welcome.epoch}, known is {self._epoch})"
-            self._say(Trouble("leader_stale", text, "two hubs lead this stream: stop the older one"))
+            self._say(complaints.leader_stale(welcome.epoch, self._epoch))
         elif self._log not in (None, welcome.log):
-            self._halt(
-                "log_foreign",
-                f"the hub's log is {welcome.log}, this database follows {self._log}",
-                "start the hub with its own data directory again; or take the new log over with `adopt`",
-            )
+            self._halt(complaints.log_foreign(welcome.log, self._log))
         elif welcome.checkpoint == "off_log":
-            self._halt(
-                "checkpoint_off_log",
-                f"the hub's log does not hold this device's checkpoint {tuple(self._position)}",
-                "the hub has lost the end of its log: restore its newest backup",
-            )
+            self._halt(complaints.off_log(self._position))
         elif (renumber := self._chain.judge(welcome, ours, self._sealed, too_large=too_large)) is not None:
             self._renumbering = True
             self._hello_at = inf
             self._effects.append(renumber)
+        elif (plan := self._fetch.plan(welcome, self._position, self._checkpoint)) is Plan.WAIT:
+            self._effects.append(AwaitSnapshot())
         else:
-            self._follow(welcome, now)
+            self._follow(welcome, plan, now)
         return self._out()
 
     def received(self, message: Incoming, size: int, now: float, random: float) -> list[Effect]:
@@ -255,6 +261,9 @@ class Session:
             case Replay():
                 if self._is_mine(message):
                     self._take_replay(message, size, now, random)
+            case Snapshot() | SnapshotChunk():
+                if self._is_mine(message) and self.state in FOLLOWING:
+                    self._take_snapshot(message, now)
             case FreshAnswer():
                 if self._is_mine(message):
                     self._take_answer(message, now)
@@ -271,15 +280,17 @@ class Session:
         if self.state in ASKING and now >= self._hello_at:
             overdue = self._hellos > 0 and now >= self._asking_since + self._limits.welcome_timeout_s
             if self.state is State.HANDSHAKING and overdue:
-                self._clear(HUB_BUSY)
-                self._say(NO_WELCOME)
+                self._clear(complaints.HUB_BUSY)
+                self._say(complaints.NO_WELCOME)
             self._say_hello(now, random)
         if now >= self._ack_deadline:
-            self._clear(HUB_BUSY)
-            self._say(NO_ACK)
+            self._clear(complaints.HUB_BUSY)
+            self._say(complaints.NO_ACK)
             self._doubt(now)
         if now >= self._pages_deadline:
             self._pages_overdue(now)
+        if now >= self._fetch.deadline:
+            self._effects += self._fetch.overdue(self._position, now)
         if self.state in FOLLOWING:
             self._ask_fresh_due(now)
         return self._out()
@@ -309,43 +320,42 @@ class Session:
         elif self._hello_at <= now:
             self._say_hello(now, 0.0)
 
-    def _halt(self, code: str, message: str, hint: str) -> None:
+    def _halt(self, trouble: Trouble) -> None:
         self._enter(Cause.FOREIGN_LOG)
-        self._clear(NO_WELCOME.code)
+        self._clear(complaints.NO_WELCOME.code)
         self._pages.clear()
-        self._say(Trouble(code, message, hint))
+        self._say(trouble)
 
-    def _follow(self, welcome: Welcome, now: float) -> None:
-        for code in SOLVED_BY_WELCOME:
+    def _follow(self, welcome: Welcome, plan: Plan, now: float) -> None:
+        for code in complaints.SOLVED_BY_WELCOME:
             self._clear(code)
-        self._say_tables(welcome)
+        if welcome.table_problems:
+            self._say(complaints.tables_refused(welcome.table_problems))
+        else:
+            self._clear(complaints.TABLES_REFUSED)
         self._log, self._epoch = welcome.log, welcome.epoch
         self._welcome_head = welcome.head
         self._effects.append(Follow(welcome.log, welcome.epoch, welcome.head))
         self._effects.append(Limits(welcome.payload_bytes_max, welcome.batch_bytes_max))
         self._next_batch = 1 if welcome.accepted is None else welcome.accepted.batch + 1
         if self._next_batch > self._sealed:
-            self._clear(NO_ACK.code)
-        self._pages.keep(self._belongs)
+            self._clear(complaints.NO_ACK.code)
+        self._pages.keep(lambda page: belongs(page, welcome.log, welcome.epoch, welcome.head))
         self._heard = max(welcome.head.seq, self._pages.last_seq)
         behind = self._tail.seq < welcome.head.seq
-        self._enter(Cause.WELCOME_BEHIND if behind else Cause.WELCOME_LEVEL)
-        if behind:
+        if plan is Plan.SNAPSHOT:
+            self._enter(Cause.WELCOME_SNAPSHOT)
+        else:
+            self._enter(Cause.WELCOME_BEHIND if behind else Cause.WELCOME_LEVEL)
+        if plan is not Plan.REPLAY:
+            self._effects += self._fetch.start(whole=plan is Plan.SNAPSHOT, position=self._position, now=now)
+        if behind and plan is not Plan.SNAPSHOT:
             self._request_replay(now)
         else:
-            self._clear(NO_PAGES.code)
+            self._clear(complaints.NO_PAGES.code)
         self._advance(now)
         self._send_more(now)
         self._ask_fresh_due(now, all_of_them=True)
-
-    def _say_tables(self, welcome: Welcome) -> None:
-        if not welcome.table_problems:
-            self._clear("tables_refused")
-            return
-        first = "; ".join(f"{problem.table}: {problem.message}" for problem in welcome.table_problems[:3])
-        count = len(welcome.table_problems)
-        hint = "make the table's shape equal on all devices, or detach it"
-        self._say(Trouble("tables_refused", f"the hub does not take {count} table(s) as declared: {first}", hint))
 
     # ── batches going up ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -362,7 +372,7 @@ class Session:
             return
         if self._is_of_another_epoch(ack.epoch, now, random) or not self._window.ack(ack.batch, ack.digest):
             return
-        self._clear(NO_ACK.code)
+        self._clear(complaints.NO_ACK.code)
         self._clear("hub_problem")
         self._ack_deadline = now + self._limits.ack_timeout_s if len(self._window) else inf
         self._send_more(now)
@@ -375,11 +385,15 @@ class Session:
         match problem.code:
             case "resend" if problem.batch:
                 self._resend(problem.batch, now)
-            case "resend" | "fork" | "hello_needed":
+            case "snapshot_building":
+                self._fetch.wait(now)
+            case "snapshot_gone":
+                self._effects += self._fetch.gone(self._position, now)
+            case "resend" | "fork" | "hello_needed" | "replay_too_old":
                 if self.state in FOLLOWING:
                     self._doubt(now)
             case "log_unknown" | "epoch_impossible" if self.state in ASKING:
-                self._halt("log_foreign", problem.message, problem.hint)
+                self._halt(Trouble("log_foreign", problem.message, problem.hint))
             case "cloned":  # holds until a Welcome comes without it
                 self._say(Trouble("cloned", f"device {problem.message}", problem.hint))
             case _:
@@ -420,11 +434,11 @@ class Session:
             self._doubt(now)
         elif self._is_of_another_epoch(page.end.epoch, now, random):
             return
-        elif not self._belongs(page):
+        elif not belongs(page, self._log, self._epoch, self._welcome_head):
             self._doubt(now)
         else:
             self._stalls = 0
-            self._clear(NO_LIVE_PAGES.code)
+            self._clear(complaints.NO_LIVE_PAGES.code)
             self._heard = max(self._heard, page.end.seq)
             self._pages.add(page, size)
             self._advance(now)
@@ -436,7 +450,7 @@ class Session:
         if page.end.epoch > self._epoch:
             self._doubt(now, delay_s=random * self._limits.hello_spread_s)
             return
-        if not self._belongs(page):
+        if not belongs(page, self._log, self._epoch, self._welcome_head):
             return
         self._credit = max(0, self._credit - 1)
         if self.state is State.CATCHING_UP:
@@ -466,7 +480,7 @@ class Session:
     def _take_busy(self, busy: str | None, now: float) -> None:
         """The hub has so much to do that its answers take long: what is waited for is waited for anew."""
         if busy is None:
-            self._clear(HUB_BUSY)
+            self._clear(complaints.HUB_BUSY)
             return
         limits = self._limits
         if self.state is State.HANDSHAKING and self._hellos:
@@ -476,8 +490,9 @@ class Session:
             self._ack_deadline = max(self._ack_deadline, now + limits.ack_timeout_s)
         if self._pages_deadline != inf:
             self._pages_deadline = max(self._pages_deadline, now + limits.stall_timeout_s)
+        self._fetch.wait(now)
         if self.state in (State.HANDSHAKING, State.CATCHING_UP) or len(self._window):
-            self._say(Trouble(HUB_BUSY, f"the hub is busy: {busy}", "wait: nothing is lost, it goes on by itself"))
+            self._say(complaints.hub_busy(busy))
 
     def _is_of_another_epoch(self, epoch: int, now: float, random: float) -> bool:
         """A later epoch than the Welcome's raises doubt; what a stale leader says is ignored. (Guarantee 8.)"""
@@ -485,27 +500,9 @@ class Session:
             self._doubt(now, delay_s=random * self._limits.hello_spread_s)
         return epoch != self._epoch
 
-    def _belongs(self, page: Page) -> bool:
-        """Whether a page can be of the log that the Welcome described.
-
-        What lies after the Welcome's head was numbered by the leader who sent it; its head is an entry of the log.
-        """
-        if page.log != self._log or page.end.epoch > self._epoch:
-            return False
-        head = self._welcome_head
-        if page.end.seq <= head.seq:
-            return page.end.seq < head.seq or page.end == head
-        if page.end.epoch != self._epoch:
-            return False
-        at_head = head.seq - page.prev.seq  # how many of its entries lie at or before the head
-        if at_head < 0:
-            return page.prev.epoch == self._epoch
-        before = page.prev if at_head == 0 else page.entries[at_head - 1].position
-        return before == head and page.entries[at_head].epoch == self._epoch
-
     def _advance(self, now: float) -> None:
         """Apply what continues the position, ask for what is missing, notice what is overdue."""
-        if self.state not in FOLLOWING:
+        if self.state not in FOLLOWING or self.state is State.LOADING:
             return
         found = Next.NOTHING if self._applying else self._pages.take(self._position)
         if isinstance(found, Page):
@@ -531,7 +528,7 @@ class Session:
             self._replay_end = None
             self._credit = 0
             self._pages_deadline = inf
-            self._clear(NO_PAGES.code)
+            self._clear(complaints.NO_PAGES.code)
             self._judge_what_was_heard()
             self._advance(now)
             return
@@ -569,25 +566,35 @@ class Session:
         elif self.state is State.LIVE:
             self._stalls += 1
             if self._stalls == STALLS_MAX:
-                self._say(NO_LIVE_PAGES)
+                self._say(complaints.NO_LIVE_PAGES)
             self._enter(Cause.GAP)
             self._request_replay(now)
         else:
-            self._say(NO_PAGES)
+            self._say(complaints.NO_PAGES)
             self._doubt(now)
+
+    # ── a snapshot ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take_snapshot(self, message: Snapshot | SnapshotChunk, now: float) -> None:
+        if isinstance(message, SnapshotChunk):
+            self._effects += self._fetch.take_chunk(message, self._position, now)
+        elif message.log != self._log or message.position.epoch > self._epoch:
+            self._doubt(now)
+        elif self.state is State.LOADING and self.loading is None and message.position.seq <= self._tail.seq:
+            self._fetch.pause()
+            self._enter(Cause.NOT_NEEDED)
+            self._request_replay(now)
+        else:
+            self._effects += self._fetch.take_manifest(message, self._position, now)
 
     # ── freshness ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask_fresh_due(self, now: float, *, all_of_them: bool = False) -> None:
-        if self.state not in FOLLOWING:
-            return
-        for nonce, due in self._fresh.items():
-            if all_of_them or now >= due:
-                self._fresh[nonce] = now + self._limits.ack_timeout_s
-                self._effects.append(AskFresh(nonce))
+        if self.state in FOLLOWING:
+            self._effects.extend(map(AskFresh, self._questions.due(now, all_of_them=all_of_them)))
 
     def _take_answer(self, answer: FreshAnswer, now: float) -> None:
-        if self._fresh.pop(answer.nonce, None) is None:
+        if not self._questions.answered(answer.nonce):
             return
         self._effects.append(AnswerFresh(answer.nonce, answer.head))
         if self.state in FOLLOWING and answer.head.epoch == self._epoch:
@@ -602,20 +609,23 @@ class Session:
         self._log = standing.log
         self._epoch = standing.epoch
         self._position = standing.position
+        self._checkpoint = standing.checkpoint or standing.position
         self._sealed = standing.sealed
+        self._fetch.stand(standing.loading)
 
-    def _is_mine(self, message: Welcome | Replay | FreshAnswer) -> bool:
+    def _is_mine(self, message: Welcome | Replay | Snapshot | SnapshotChunk | FreshAnswer) -> bool:
         return message.incarnation == self._incarnation and message.boot == self._boot
 
     def _lose(self) -> None:
         self._enter(Cause.DISCONNECTED)
-        self._clear(HUB_BUSY)
+        self._clear(complaints.HUB_BUSY)
         self._forget()
         self._hello_at = inf
 
     def _forget(self) -> None:
         """Drop what holds only within one handshake. A page that is being applied goes on."""
         self._stop_sending()
+        self._fetch.pause()
         self._pages.clear()
         self._credit = 0
         self._replay_end = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tidewire_agent.load_standing import LoadStanding
 from tidewire_schemas.positions import Position
 
 
@@ -17,3 +18,7 @@ class Standing(NamedTuple):
     """After which entry the next page must go on."""
     sealed: int
     """The newest batch that is sealed and durable; 0 for none."""
+    checkpoint: Position | None = None
+    """The checkpoint, where `position` lies before it for some tables."""
+    loading: LoadStanding | None = None
+    """The snapshot that is being loaded."""

@@ -12,6 +12,10 @@ pages that it fans out to everyone as they are made (*live*), and pages that thi
 land in one buffer; whichever continues the device's position is applied next, the rest waits or is dropped, as it can
 be asked for again. `CATCHING_UP` means that something is known to be missing and was asked for; `LIVE` that nothing is.
 
+Where the log no longer holds what a device is missing, or that is more than a snapshot of all rows, it takes the
+snapshot: `LOADING`. Batches go up meanwhile, no page is applied, and the next handshake tells how to go on. Tables that
+were attached late, or fell behind, take one of their own beside the log that the other tables follow.
+
 Whenever what comes in does not fit what the `Welcome` said (a newer epoch, another log, the same place under another
 epoch) or what must come does not (no ack), the device does not guess: it is in *doubt*, and says `Hello` again. A
 `Welcome` is the only thing from which it learns a log or an epoch; heads and pages only raise doubt. All there is to
@@ -38,6 +42,8 @@ class State(enum.Enum):
     """`Hello` was said, or is about to be; its `Welcome` is awaited."""
     CATCHING_UP = "catching_up"
     """Entries are known to be missing and were asked for."""
+    LOADING = "loading_snapshot"
+    """A snapshot of all tables is loaded in place of entries; meanwhile tables hold some of its rows and not others."""
     LIVE = "live"
     """The device holds all it has heard of, and applies pages as they are made."""
     HALTED = "halted"
@@ -53,12 +59,16 @@ class Cause(enum.Enum):
     """A `Welcome`, and the device holds all entries."""
     WELCOME_BEHIND = enum.auto()
     """A `Welcome`, and entries are missing."""
+    WELCOME_SNAPSHOT = enum.auto()
+    """A `Welcome`, and a snapshot is to be loaded: entries that are missing are no longer kept, or too many."""
     FOREIGN_LOG = enum.auto()
     """The hub's log is not the one this device follows, or does not hold its checkpoint."""
     DOUBT = enum.auto()
     """What came, or did not come, does not fit the last `Welcome`."""
     GAP = enum.auto()
     """A page came, or a head was heard, and entries before it are missing."""
+    NOT_NEEDED = enum.auto()
+    """The newest snapshot holds nothing that the device does not: entries are asked for after all."""
     CAUGHT_UP = enum.auto()
     """What was asked for is applied to its end."""
 
@@ -67,10 +77,14 @@ TRANSITIONS: Final[Mapping[tuple[State, Cause], State]] = {
     (State.OFFLINE, Cause.CONNECTED): State.HANDSHAKING,
     (State.HANDSHAKING, Cause.WELCOME_LEVEL): State.LIVE,
     (State.HANDSHAKING, Cause.WELCOME_BEHIND): State.CATCHING_UP,
+    (State.HANDSHAKING, Cause.WELCOME_SNAPSHOT): State.LOADING,
     (State.HANDSHAKING, Cause.FOREIGN_LOG): State.HALTED,
     (State.HANDSHAKING, Cause.DOUBT): State.HANDSHAKING,
     (State.HANDSHAKING, Cause.DISCONNECTED): State.OFFLINE,
     (State.CATCHING_UP, Cause.CAUGHT_UP): State.LIVE,
+    (State.LOADING, Cause.NOT_NEEDED): State.CATCHING_UP,
+    (State.LOADING, Cause.DOUBT): State.HANDSHAKING,
+    (State.LOADING, Cause.DISCONNECTED): State.OFFLINE,
     (State.CATCHING_UP, Cause.GAP): State.CATCHING_UP,
     (State.CATCHING_UP, Cause.DOUBT): State.HANDSHAKING,
     (State.CATCHING_UP, Cause.DISCONNECTED): State.OFFLINE,
@@ -79,14 +93,15 @@ TRANSITIONS: Final[Mapping[tuple[State, Cause], State]] = {
     (State.LIVE, Cause.DISCONNECTED): State.OFFLINE,
     (State.HALTED, Cause.WELCOME_LEVEL): State.LIVE,
     (State.HALTED, Cause.WELCOME_BEHIND): State.CATCHING_UP,
+    (State.HALTED, Cause.WELCOME_SNAPSHOT): State.LOADING,
     (State.HALTED, Cause.FOREIGN_LOG): State.HALTED,
     (State.HALTED, Cause.DOUBT): State.HANDSHAKING,
     (State.HALTED, Cause.DISCONNECTED): State.OFFLINE,
 }
 """All there is. A pair that is missing here is a mistake in `session.py`, and raises KeyError."""
 
-FOLLOWING: Final = frozenset({State.CATCHING_UP, State.LIVE})
-"""States in which batches are sent and pages are applied: after the handshake."""
+FOLLOWING: Final = frozenset({State.LOADING, State.CATCHING_UP, State.LIVE})
+"""States in which batches are sent and what comes in is used: after the handshake."""
 
 ASKING: Final = frozenset({State.HANDSHAKING, State.HALTED})
 """States in which a `Welcome` is awaited."""

@@ -119,7 +119,12 @@ class Applier:
     @property
     def replay_from(self) -> Position:
         """The position from which entries are needed: behind the checkpoint while a new table is taken over."""
-        cursors = (s.attached.cursor for s in self._catalogue if not self._loads.is_under_way(s.attached.id))
+        following = (
+            attached
+            for attached, _table in self._catalogue
+            if attached.state != "behind" and not self._loads.is_under_way(attached.id)
+        )
+        cursors = (attached.cursor for attached in following)
         return min((cursor for cursor in cursors if cursor is not None), default=self._meta.checkpoint)
 
     def apply(self, page: Page) -> Applied:

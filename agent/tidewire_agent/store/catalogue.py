@@ -134,6 +134,11 @@ class Catalogue:
         self.refresh()
         return True
 
+    def remove_triggers(self) -> None:
+        """In the caller's transaction: stop capturing, of all tables."""
+        for attached in list(self.registry.by_id.values()):
+            capture.remove(self._connection, attached.id)
+
     def refresh(self) -> None:
         """Look at the schema again, and follow what has changed."""
         with self._transaction():

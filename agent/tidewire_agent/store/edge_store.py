@@ -13,15 +13,15 @@ from typing import NamedTuple, Self
 
 from tidewire_agent.errors import DatabaseNotUsable, OtherStream, check_is_file, from_sqlite
 from tidewire_agent.errors import sqlite_errors as _sqlite_errors
-from tidewire_agent.store import capture
+from tidewire_agent.load_standing import LoadStanding
 from tidewire_agent.store.apply import Applied, Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
 from tidewire_agent.store.checkpoint import WalCheckpoint
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
-from tidewire_agent.store.loads import Loads, LoadStanding
+from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.open_files import OpenFiles
-from tidewire_agent.store.opening import connect, prepare
+from tidewire_agent.store.opening import connect, prepare, remove_tables
 from tidewire_agent.store.outbox import KeptBatch, Outbox, SealedBatch
 from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
@@ -32,8 +32,6 @@ from tidewire_agent.store.seeds import Seeds
 from tidewire_agent.store.settings import StoreSettings
 from tidewire_agent.store.silence import Switch, dropped_triggers, trigger_switch
 from tidewire_agent.store.snapshot_loader import LoadStep, SnapshotLoader
-from tidewire_agent.store.sql import quote
-from tidewire_agent.store.tables import KV_TABLE
 from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_agent.store.verify import TableDigest, Verifier
 from tidewire_agent.store.verify_questions import VerifyQuestions
@@ -330,19 +328,8 @@ class EdgeStore:
     def detach(self) -> None:
         """Remove every trace from the file: triggers and tables (`tidewire_kv` stays if it has rows)."""
         with _sqlite_errors(), self._transaction():
-            for attached in list(self._catalogue.registry.by_id.values()):
-                capture.remove(self._connection, attached.id)
-            tables = self._connection.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'tidewire_*' AND name <> ?",
-                (KV_TABLE,),
-            ).fetchall()
-            for (name,) in tables:
-                self._connection.execute(f"DROP TABLE {quote(name)}")
-            has_kv = self._connection.execute(
-                "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (KV_TABLE,)
-            ).fetchone()
-            if has_kv and not self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {KV_TABLE})").fetchone()[0]:
-                self._connection.execute(f"DROP TABLE {KV_TABLE}")
+            self._catalogue.remove_triggers()
+            remove_tables(self._connection)
 
     def refresh(self) -> bool:
         """Follow a change of the schema; whether there are `shapes_news`."""

@@ -10,8 +10,9 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
+from tidewire_agent.load_standing import LoadStanding
 from tidewire_agent.store.catalogue import Catalogue, Synced
 from tidewire_agent.store.meta import Meta
 from tidewire_schemas.positions import START, Position
@@ -48,22 +49,6 @@ class TableLoad:
     def end(self) -> int:
         """The number after its last chunk."""
         return self.first + self.chunks
-
-
-class LoadStanding(NamedTuple):
-    """How far a load is, for the conversation with the hub."""
-
-    snapshot: str | None
-    """None while tables wait for a manifest."""
-    whole: bool
-    """Whether it is of all tables, and moves the checkpoint."""
-    position: Position
-    tables: tuple[str, ...]
-    missing: tuple[range, ...]
-    """Numbers of the chunks that are needed still, in their order."""
-    loaded: int
-    chunks: int
-    """Chunks of its tables, and how many of them are loaded."""
 
 
 class Loads:
@@ -132,8 +117,8 @@ class Loads:
             position=self.position,
             tables=tuple(names),
             missing=tuple(range(load.next, load.end) for load in loads if load.stage == "loading"),
-            loaded=sum(load.next - load.first for load in loads),
-            chunks=sum(load.chunks for load in loads),
+            loaded=sum(load.next - load.first for load in loads if load.stage != "waiting"),
+            chunks=sum(load.chunks for load in loads if load.stage != "waiting"),
         )
 
     def is_loaded(self, load: TableLoad, key: bytes) -> bool:
@@ -205,9 +190,9 @@ class Loads:
         )
 
     def end(self) -> None:
-        """The load is done."""
+        """The tables that are loaded are done; those that wait for a snapshot go on waiting."""
         self._connection.execute(
-            "UPDATE tidewire_loading SET stage = 'ended', until = ? WHERE stage <> 'ended'", (self._stamp_now(),)
+            "UPDATE tidewire_loading SET stage = 'ended', until = ? WHERE stage = 'loaded'", (self._stamp_now(),)
         )
         self._meta.set(load_whole=0)
         self._no_snapshot()

@@ -1,4 +1,4 @@
-"""Opening an app's database file, and making Tidewire's tables in it."""
+"""Opening an app's database file, and making Tidewire's tables in it or removing them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Final
 
 from tidewire_agent.errors import DatabaseNotUsable, DeviceNeeded, OtherDevice
 from tidewire_agent.store.meta import SCHEMA_SQL, Meta
+from tidewire_agent.store.sql import quote
+from tidewire_agent.store.tables import KV_TABLE
 
 TABLES_VERSION: Final = 1
 """Of Tidewire's own tables: goes up when an older agent would do harm in them."""
@@ -73,3 +75,15 @@ def _check_version(meta: Meta) -> None:
         )
     if found != TABLES_VERSION:
         meta.set(tables_version=TABLES_VERSION)
+
+
+def remove_tables(connection: sqlite3.Connection) -> None:
+    """In the caller's transaction: drop Tidewire's tables, and `tidewire_kv` where it has no rows."""
+    tables = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'table' AND name GLOB 'tidewire_*' AND name <> ?", (KV_TABLE,)
+    ).fetchall()
+    for (name,) in tables:
+        connection.execute(f"DROP TABLE {quote(name)}")
+    has_kv = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (KV_TABLE,)).fetchone()
+    if has_kv and not connection.execute(f"SELECT EXISTS (SELECT 1 FROM {KV_TABLE})").fetchone()[0]:
+        connection.execute(f"DROP TABLE {KV_TABLE}")

@@ -263,7 +263,7 @@ class SnapshotLoader:
         load = next((load for load in loads if load.stage == "sweeping"), None)
         if load is not None:
             return LoadStep(done=False, lock_s=self._sweep(load))
-        if self._loads.snapshot is None or any(load.stage in ("loading", "waiting") for load in loads):
+        if self._loads.snapshot is None or any(load.stage == "loading" for load in loads):
             return LoadStep(done=True, lock_s=0.0)
         return LoadStep(done=True, lock_s=self._end())
 
@@ -316,7 +316,7 @@ class SnapshotLoader:
 
     def _end(self) -> float:
         whole, position, included = self._loads.whole, self._loads.position, self._loads.included
-        loaded = {load.table_id for load in self._loads.under_way}
+        loaded = {load.table_id for load in self._loads.under_way if load.stage == "loaded"}
         with self._writing(self._applier.keys_to_retry()) as timed:
             before = self._meta.checkpoint
             mark_base(self._connection, self._meta)
