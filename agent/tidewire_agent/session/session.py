@@ -199,11 +199,9 @@ class Session:
 
     def loaded(self, standing: Standing, now: float) -> list[Effect]:
         """The file has done what it was told to do with a snapshot."""
-        effects = self._fetch.loaded(standing.loading, self._position, now)
-        if self._fetch.is_over:
-            return self.reintroduce(standing, now)  # the hub says how to go on
-        self._effects += effects
-        return self._out()
+        self._effects += self._fetch.loaded(standing.loading, self._position, now)
+        # Where it is over, the hub says how to go on.
+        return self.reintroduce(standing, now) if self._fetch.is_over else self._out()
 
     def reintroduce(self, standing: Standing, now: float) -> list[Effect]:
         """What `Hello` said has changed (tables, numbering): say it again."""
