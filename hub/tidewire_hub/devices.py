@@ -11,6 +11,7 @@ from tidewire_hub.rejected import RejectedMessage
 from tidewire_schemas.messages import DeviceState, Hello
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import LoadProgress
+from tidewire_schemas.verification import Verified
 
 FILE_NAME = "devices.json"
 """Where in the data directory the document is."""
@@ -33,6 +34,8 @@ class DeviceRecord(BaseModel):
     dead_letters: int | None = None
     snapshot: LoadProgress | None = None
     """How much of a snapshot it has loaded, None while it loads none."""
+    verified: Verified | None = None
+    """What its last comparison with the hub's rows found."""
     problem: str | None = None
     clone: str | None = None
     """Which agents run under this name, where that is more than one."""
@@ -89,9 +92,11 @@ class DeviceRegistry:
 
         What a last will leaves out stays as it was.
         """
-        known = state.model_dump(exclude={"v", "type", "position", "snapshot"}, exclude_none=True)
+        known = state.model_dump(exclude={"v", "type", "position", "snapshot", "verified"}, exclude_none=True)
         if state.position is not None:
             known["position"] = state.position
+        if state.verified is not None:
+            known["verified"] = state.verified
         if at is not None:
             known["last_seen"] = at
         # Absent means "nothing to tell", save for what is over when it is not said again.

@@ -6,8 +6,10 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from support.agent_process import tidewire_agent
+from support.hub_process import tidewire_hub
 from support.processes import Device, Site
 from support.waiting import wait_for
 from support.writer import SCHEMA, Writer
@@ -67,7 +69,7 @@ def test_a_wrong_row_is_found_and_repaired_while_apps_write(tmp_path: Path) -> N
 
 def test_an_agent_looks_by_itself_now_and_then_and_says_what_it_finds(tmp_path: Path) -> None:
     """Guarantee 7."""
-    with Site(tmp_path) as site:
+    with Site(tmp_path, "--devices-save-interval-s", "0.2") as site:
         a = site.device("a", "CREATE TABLE t (id INTEGER PRIMARY KEY, v);", "--verify-interval-s", "0.5").start()
         a.sql("INSERT INTO t VALUES (1, 'right');")
         site.wait_at_rest()
@@ -77,6 +79,13 @@ def test_an_agent_looks_by_itself_now_and_then_and_says_what_it_finds(tmp_path: 
         a.wait_problem("rows_differ")
         status = tidewire_agent("status", "--db", a.db).stdout
         assert "1 rows, 1 differ" in status
+
+        def at_the_hub() -> dict[str, Any]:
+            listed = tidewire_hub("devices", "--data", site.folder / "hub", "--json").stdout
+            found: dict[str, Any] = json.loads(listed)
+            return found
+
+        wait_for(lambda: (at_the_hub()["verified"] or {}).get("differing") == 1, what="the hub lists it")
         behind_the_back(a, "UPDATE t SET v = 'right'")
         a.wait_no_problem()
 

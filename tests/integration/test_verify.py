@@ -169,6 +169,25 @@ def test_nothing_is_reported_while_all_write_and_nothing_is_wrong(fleet: Fleet) 
     assert verify(fleet, b)["items"].differing == 0
 
 
+@pytest.mark.parametrize("repair", [False, True])
+def test_a_row_that_is_always_on_its_way_is_counted_and_not_reported(fleet: Fleet, *, repair: bool) -> None:
+    """Guarantee 7: whenever the hub is asked it holds an entry about the row that this device does not hold yet."""
+    a, b = pair(fleet)
+    fill(a, 100)
+    fleet.sync()
+
+    def write(step: Step) -> None:
+        if isinstance(step, AskHub):
+            fleet.pull(b)
+            a.sql("UPDATE items SET amount = amount + 1 WHERE id = 'k1'; DELETE FROM items WHERE id = 'k2';")
+            fleet.push(a)
+
+    found = verify(fleet, b, before=write, repair=repair)["items"]
+    assert (found.differing, found.unsettled) == (0, 1)
+    fleet.sync()
+    fleet.assert_equal()
+
+
 def test_a_wrong_row_is_found_and_repaired_while_all_write(fleet: Fleet) -> None:
     a, b = pair(fleet)
     fill(a, 500)
