@@ -380,6 +380,8 @@ class HubRuntime:
                 raise TidewireError("the hub is stopping")
 
         def read(future: asyncio.Future[VerifyAnswer]) -> None:
+            if future.cancelled():
+                return
             error = future.exception()
             if error is None:
                 self._perform(self._core.verifications.on_verified(verify.device, future.result(), self._now()))
