@@ -21,13 +21,15 @@ from support.writer import LARGE_NOTE, SCHEMA, Writer
 from tidewire_agent import DataSync
 from tidewire_schemas import codec, topics
 from tidewire_schemas.digest import message_digest
+from tidewire_schemas.snapshots import SnapshotRequest
 
 SCHEMAS = Path(__file__).parents[2] / "schemas/json"
 
 TRAVELS: dict[str, set[str]] = {
     "up": {"batch", "part"},
-    "ask": {"hello", "replay_request", "fresh_request", "verify_request"},
-    "in": {"welcome", "ack", "replay", "fresh_answer", "verify_answer", "problem", "part"},
+    "ask": {"hello", "replay_request", "fresh_request", "snapshot_request", "verify_request"},
+    "in": {"welcome", "ack", "replay", "fresh_answer", "snapshot", "snapshot_chunk", "verify_answer"}
+    | {"problem", "part"},
     "log": {"page", "part"},
     "head": {"head"},
     "device_state": {"device_state"},
@@ -75,6 +77,7 @@ def test_every_line_that_mosquitto_sub_prints_is_json_that_fits_the_schemas(tmp_
             writer.start()
         try:
             be_busy(site, devices)
+            take_a_snapshot_by_hand(site, output)
         finally:
             for writer in writers:
                 writer.stop()
@@ -102,6 +105,25 @@ def checked(topic: str, payload: str) -> dict[str, Any]:
     validator(f"topics/{place.kind}").validate(message)
     validator(message["type"]).validate(message)
     return message
+
+
+def take_a_snapshot_by_hand(site: Site, output: Path) -> None:
+    """Its manifest and its first chunk."""
+
+    def ask(**values: Any) -> None:
+        request = SnapshotRequest(incarnation="c" * 32, boot="d" * 32, **values)
+        publish(site.broker, (topics.ask("main", "by-hand"), codec.encode(request)))
+
+    def answer(kind: str) -> dict[str, Any] | None:
+        heard = (line.partition(" ") for line in lines(output))
+        messages = (json.loads(payload) for topic, _, payload in heard if topic == topics.inbox("by-hand", "main"))
+        return next((message for message in messages if message["type"] == kind), None)
+
+    ask(snapshot=None)
+    manifest = wait_for(lambda: answer("snapshot"), what="the manifest")
+    assert manifest is not None
+    ask(snapshot=manifest["snapshot"], chunks=1)
+    wait_for(lambda: answer("snapshot_chunk"), what="a chunk")
 
 
 def be_busy(site: Site, devices: list[Device]) -> None:
