@@ -23,7 +23,7 @@ import pytest
 from support.waiting import wait_for
 
 DEMO: Final = (sys.executable, "-m", "tidewire_hub", "demo", "--fast")
-LIMIT_S: Final = 60.0
+LIMIT_S: Final = 180.0
 
 
 class Demo:

@@ -136,7 +136,7 @@ def be_busy(site: Site, devices: list[Device]) -> None:
     c.kill()
     c.start()
     with DataSync(a.db) as sync:
-        sync.fresh(20)
+        sync.fresh(60)
     assert tidewire_agent("verify", "--db", a.db, "--table", "own").stdout.startswith("own: ")
     site.hub.kill()
     site.hub.start()

@@ -164,6 +164,8 @@ class Demo:
         near.set_price(ITEM, NEAR_CENTS)
         far.set_price(ITEM, FAR_CENTS)
         self._show_for(self._lengths.alone_s * 2 / 3)
+        # On a machine that is slow it may still wait to be sent; who comes back shall be the later one.
+        self._wait_for(self._near_price_is_out, EQUAL_TIMEOUT_S, f"the price of {near.name} is in the other file")
 
     def _come_back(self, cable: Cable) -> None:
         far = self._tills[-1]
@@ -245,6 +247,9 @@ class Demo:
 
     def _prices_everywhere(self) -> bool:
         return all(till.price is not None for till in self._instruments.read().tills)
+
+    def _near_price_is_out(self) -> bool:
+        return self._instruments.read().tills[1].price == NEAR_CENTS
 
     def _at_rest(self) -> bool:
         reading = self._instruments.read()
