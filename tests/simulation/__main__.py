@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Final
 
 from simulation.faults import FAULTS
-from simulation.world import Outcome, Plan, simulate
+from simulation.lifetime import Outcome, simulate
+from simulation.world import Plan
 
 MEMORY_DISK: Final = Path("/dev/shm")
 """Nothing here is worth a real disk's time: fsync is simulated."""

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from simulation.checkers import Guarantee
-from simulation.world import Plan, simulate
+from simulation.lifetime import simulate
+from simulation.world import Plan
 from tidewire_agent.session.session import Session
 from tidewire_agent.session.window import SendWindow
 from tidewire_agent.store.apply import Applier
