@@ -73,9 +73,9 @@ class GroupCommits:
 
     def busy(self, now_s: float) -> str | None:
         """What the hub has been doing for so long that devices must be told; None while they need not."""
-        under_way_s = now_s - self._began_s
-        if under_way_s < self._busy_s:
+        if now_s < self._began_s + self._busy_s:  # as `busy_at` was made: rounded otherwise, it could stay due for ever
             return None
+        under_way_s = now_s - self._began_s
         self.busy_at = now_s + self._busy_s
         size = sum(len(batch.payload) for batch in self._under_way) / 1e6
         return f"a commit of {size:.1f} MB has been under way for {under_way_s:.0f} s, {len(self.queue)} batches wait"

@@ -154,12 +154,13 @@ async def hub_state_deleted(world: World) -> bool:
     return True
 
 
-@fault(1)
+@fault(2)
 async def device_rolled_back(world: World) -> bool:
     """A device's database is put back from an older backup."""
-    device = world.any_device()
-    if not device.backups or not world.may_copy:
+    saved = [device for device in world.devices if device.backups]
+    if not saved:
         return False
+    device = world.chance.choice(saved)
     world.copied(device)
     device.put_back(world.chance.choice(device.backups))
     world.start_again(device)
@@ -170,7 +171,7 @@ async def device_rolled_back(world: World) -> bool:
 async def device_cloned(world: World) -> bool:
     """A device's card is copied into a second machine: both run under one name."""
     device = world.any_device()
-    if device.app.holds or not world.may_copy:
+    if device.app.holds:
         return False
     return world.clone(device)
 
@@ -322,7 +323,7 @@ async def commit_unnoticed(world: World) -> bool:
     return device.attached and device.app.write()
 
 
-@fault(0.5)
+@fault(1.5)
 async def table_taken_anew(world: World) -> bool:
     """A table is detached and attached again while the agent is down."""
     return await world.attach_anew(_any_table(world), world.any_device())

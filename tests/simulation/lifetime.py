@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from simulation.agent import simulated_agents
-from simulation.checkers import Violation
+from simulation.checkers import Guarantee, Violation
 from simulation.hub import simulated_hubs
-from simulation.virtual_time import VirtualLoop, one_seed
+from simulation.virtual_time import Stuck, VirtualLoop, one_seed
 from simulation.world import Plan, World
 
 
@@ -77,6 +77,8 @@ def simulate(plan: Plan, folder: Path, *, whole_history: bool = False) -> Outcom
             loop.run_until_complete(world.run())
         except Violation as found:
             violation = found
+        except Stuck as stuck:
+            violation = Violation(Guarantee.MISTAKE, str(stuck))
         digest = world.digest
         _end(world, loop)
     counts = world.counts

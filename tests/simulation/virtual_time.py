@@ -24,8 +24,12 @@ BORN_MS: Final = 1_795_390_000_000
 """What wall clocks show when a world begins, milliseconds since 1970."""
 
 
+TURNS_AT_ONCE_MAX: Final = 100_000
+"""More turns of the event loop than anything takes that gets ahead."""
+
+
 class Stuck(Exception):
-    """Nothing is left to do and no timer is set: the world would sleep for ever."""
+    """The world would sleep for ever, or never come to the next moment."""
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -36,6 +40,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._selector = self
         self._clock_resolution = 1e-9
         self._now_s = 0.0
+        self._turns_at_once = 0
 
     def time(self) -> float:
         """Seconds since the world began."""
@@ -45,6 +50,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """What `BaseEventLoop` waits with."""
         if timeout is None:
             raise Stuck("no task can go on and no timer is set")
+        self._turns_at_once = 0 if timeout else self._turns_at_once + 1
+        if self._turns_at_once > TURNS_AT_ONCE_MAX:
+            raise Stuck(f"time stands still at {self._now_s} s: something is always due")
         self._now_s += timeout
         return []
 

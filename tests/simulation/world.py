@@ -77,7 +77,6 @@ class World:
         self.struck: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self.history: deque[str] = deque(maxlen=HISTORY_LINES)
-        self.may_copy = True
         self.violation: Violation | None = None
         self._folder = folder
         self._loop = loop
@@ -165,7 +164,7 @@ class World:
         if device.attached and device.app.write():
             self.note("write", device.label, len(device.app.written))
             device.tell()
-        if self.chance.random() < 0.05 and self.may_copy and device.attached and not device.app.holds:
+        if self.chance.random() < 0.15 and device.attached and not device.app.holds:
             device.backups.append(device.copy())
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
@@ -200,6 +199,8 @@ class World:
         """Start a hub on the same log, with a state of its own; after a while one of the two goes."""
         if (self._old_hubs and self._old_hubs[-1].running) or self.hub.stream is None:
             return False
+        if any(device.name not in self.log.oracle.newest for device in self.devices):
+            return False  # the second hub must know all tables: it may take batches before it hears a Hello
         old, number = self.hub, len(self._old_hubs) + 2
         folder = self._folder / f"hub{number}"
         new = Hub(self, f"hub{number}", folder, self.log)

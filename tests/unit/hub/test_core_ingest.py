@@ -22,7 +22,9 @@ from support.hub_core import (
     told,
 )
 from tidewire_hub.actions import Append, Effect, Greet, Publish, QueuedBatch, SaveDevices, Standing
+from tidewire_hub.commits import GroupCommits
 from tidewire_hub.devices import read_document
+from tidewire_hub.ingest import IngestQueue
 from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.stream import Acked
 from tidewire_schemas import topics
@@ -355,6 +357,23 @@ def test_a_slow_broker_holds_commits_back() -> None:
     driver.core.on_outbox(driver.now, full=True)
     assert not every(Append, driver.up("a", batch(1)))
     assert group_of(driver.core.on_outbox(driver.now, full=False)) == (QueuedBatch("a", batch(1)),)
+
+
+def test_a_slow_commit_is_told_at_the_moment_it_is_due_however_sums_are_rounded() -> None:
+    for began_ms in range(0, 3000, 7):
+        commits = GroupCommits(
+            IngestQueue(batches_max=10, bytes_max=1000),
+            batches_max=1,
+            bytes_max=1000,
+            busy_s=2.1,
+            retry_min_s=1,
+            retry_max_s=1,
+        )
+        commits.queue.put("a", b"x")
+        commits.next(began_ms / 1000)
+        due = commits.busy_at
+        assert commits.busy(due) is not None
+        assert commits.busy_at > due
 
 
 def test_heads_of_a_busy_log_are_spaced() -> None:
