@@ -302,8 +302,7 @@ class Engine:
             sealed = await self.patiently(self._look)
             now = self._loop.time()
             self._held(sealed.outcome.lock_s)
-            if not sealed.outcome.more:
-                self._pace.sealed(sealed.outcome.changes, now)
+            self._pace.sealed(sealed.outcome.changes, sealed.outcome.left, now)
             if sealed.shapes_changed or sealed.standing.position.seq < self.session.position.seq:
                 # A table was attached, or is taken anew: the log is wanted from its start once more.
                 # Before anything else: what was sealed now must not be sent in the present handshake.

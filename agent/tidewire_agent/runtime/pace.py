@@ -121,6 +121,7 @@ class Pace:
         self._held_at = -inf
         self._sealed_at = now
         self._changes_per_s = 0.0
+        self._left = 0
 
     def held(self, lock_s: float, now: float) -> None:
         """The lock was held so long."""
@@ -128,11 +129,12 @@ class Pace:
         self._strict.spend(lock_s, now)
         self._held_at = now
 
-    def sealed(self, changes: int, now: float) -> None:
-        """So many changes of the app were found when the change log was emptied."""
+    def sealed(self, changes: int, left: int, now: float) -> None:
+        """So many changes of the app were taken from the change log, and so many are left there."""
         began_at = max(self._sealed_at, now - max(self.rush.lasts_s(), 0.001))
-        self._changes_per_s = changes / max(now - began_at, 0.001)
+        self._changes_per_s = max(0, changes + left - self._left) / max(now - began_at, 0.001)
         self._sealed_at = now
+        self._left = left
 
     def wait_s(self, now: float, *, applying: bool = False) -> float:
         """How long sealing or applying should leave the lock alone; ask again soon, as the app may pause."""

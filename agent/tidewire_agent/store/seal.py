@@ -55,6 +55,8 @@ class SealOutcome(NamedTuple):
     """Seconds for which it held the app's write lock."""
     changes: int = 0
     """About how many changes of the app it took."""
+    left: int = 0
+    """About how many it left for another batch, most of them made meanwhile."""
     bytes: int = 0
     """Size of the batch."""
 
@@ -161,12 +163,13 @@ class Sealer:
                 self._changes_max,
             )
         lock_s = self._store(draft, now_ms)
-        more = self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_change)").fetchone()[0]
+        left = self._left()
         return SealOutcome(
             batches=1 if draft.runs else 0,
-            more=bool(more) or self._seeds.waiting(),
+            more=left > 0 or self._seeds.waiting(),
             lock_s=lock_s,
             changes=changes,
+            left=left,
             bytes=len(draft.changes_json),
         )
 
@@ -398,6 +401,11 @@ class Sealer:
         else:
             self._connection.execute("DELETE FROM tidewire_change WHERE id <= ?", (cut,))
         self._connection.execute("DELETE FROM tidewire_mark WHERE id <= ?", (cut,))
+
+    def _left(self) -> int:
+        (oldest,) = self._connection.execute("SELECT min(id) FROM tidewire_change").fetchone()
+        (newest,) = self._connection.execute("SELECT max(id) FROM tidewire_change").fetchone()
+        return 0 if oldest is None else int(newest) - int(oldest) + 1
 
     def _covered(self, cut: int) -> int:
         return int(self._connection.execute("SELECT count(*) FROM tidewire_change WHERE id <= ?", (cut,)).fetchone()[0])

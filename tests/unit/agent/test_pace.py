@@ -102,7 +102,7 @@ def test_an_app_that_commits_small_transactions_without_a_pause_is_left_alone_un
     manners = pace()
     commits(manners.rush, 1.0, 1.0 + RUSH_AFTER_S)
     now = 1.0 + RUSH_AFTER_S
-    manners.sealed(100, now)
+    manners.sealed(100, 0, now)
     manners.held(0.001, now)
     assert round(manners.wait_s(now), 6) == 1.0
     assert manners.wait_s(now, applying=True) == manners.wait_s(now)
@@ -113,15 +113,25 @@ def test_an_app_that_commits_small_transactions_without_a_pause_is_left_alone_un
 def test_an_app_that_pauses_between_its_commits_is_in_no_rush_however_often_the_agent_looks() -> None:
     manners = pace()
     commits(manners.rush, 1.0, 2.0, every_s=0.009)
-    manners.sealed(110, 2.0)
+    manners.sealed(110, 0, 2.0)
     manners.held(0.001, 2.0)
     assert manners.wait_s(2.0) == 0
+
+
+def test_changes_that_are_left_for_later_count_when_they_were_made() -> None:
+    manners = pace()
+    commits(manners.rush, 1.0, 2.0)
+    manners.sealed(10_000, 90_000, 2.0)
+    commits(manners.rush, 2.0, 3.0)
+    manners.sealed(10_000, 82_000, 3.0)  # 2,000 were made in this second
+    manners.held(0.001, 3.0)
+    assert round(manners.wait_s(3.0), 6) == 1.0
 
 
 def test_large_transactions_do_not_gather() -> None:
     manners = pace()
     commits(manners.rush, 1.0, 2.0)
-    manners.sealed(100_000, 2.0)
+    manners.sealed(100_000, 0, 2.0)
     manners.held(0.001, 2.0)
     assert manners.wait_s(2.0) == 0
 
