@@ -47,6 +47,9 @@ class Device:
         """Older copies of the file."""
         self.lied_to = False
         """Whether its file was put back or copied, so that its writes may come twice."""
+        self.loaded_snapshots = 0
+        """How often it took a snapshot in place of entries, and with them of the news that rows were refused."""
+        self._loading: object = None
         self._attached = False
         self._world = world
         self._checker = EdgeChecker(name, label, oracle)
@@ -207,7 +210,15 @@ class Device:
     def look(self) -> None:
         """Compare the file with what its checkpoint says."""
         if self._has_tidewire():
+            self._look_at_loading()
             self._checker.look(self.observer, self.writers)
+
+    def _look_at_loading(self) -> None:
+        row = self.observer.execute("SELECT value FROM tidewire_meta WHERE name = 'load_snapshot'").fetchone()
+        before, self._loading = self._loading, row[0] if row else None
+        if self._loading is not None and self._loading != before:
+            self.loaded_snapshots += 1
+            self._world.happened("device_far_behind")
 
     def _has_tidewire(self) -> bool:
         found = self.observer.execute("SELECT 1 FROM sqlite_master WHERE name = 'tidewire_table'").fetchone()

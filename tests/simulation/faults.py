@@ -232,6 +232,17 @@ async def device_offline(world: World) -> bool:
     return True
 
 
+@fault(1.5)
+async def device_far_behind(world: World) -> bool:
+    """A device is without a network for long, and comes back by a snapshot."""
+    device = world.any_device()
+    world.weather.offline.add(device.label)
+    for client in world.network.of_machine(device.label):
+        client.cut()
+    world.later(world.chance.uniform(4, 20), lambda: world.weather.offline.discard(device.label))
+    return False  # counted when it loads a snapshot
+
+
 @fault(1)
 async def broker_restarted(world: World) -> bool:
     """The broker restarts and has lost its store."""

@@ -25,6 +25,10 @@ class Surroundings(Protocol):
         """Something happened: it belongs to the history."""
         ...
 
+    def happened(self, fault: str) -> None:
+        """A fault has struck."""
+        ...
+
     def ended(self, name: str, error: BaseException | None) -> None:
         """A process ended by itself."""
         ...

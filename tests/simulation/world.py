@@ -71,7 +71,7 @@ class World:
             random.Random(f"network {plan.seed}"),
             on_publish=self._published,
             on_delivery=self._delivered,
-            happened=self._struck,
+            happened=self.happened,
         )
         self.devices: list[Device] = []
         self.struck: Counter[str] = Counter()
@@ -110,7 +110,7 @@ class World:
                 (chosen,) = self.chance.choices(faults, weights)
                 self.note("step", step, chosen.name)
                 if await chosen.strike(self):
-                    self._struck(chosen.name)
+                    self.happened(chosen.name)
             else:
                 self.write(self.any_device())
             await asyncio.sleep(self._pause())
@@ -206,6 +206,8 @@ class World:
         new = Hub(self, f"hub{number}", folder, self.log)
         new.files.make()
         new.files.log.symlink_to(old.files.log.resolve())
+        old.files.snapshots.mkdir(exist_ok=True)
+        new.files.snapshots.symlink_to(old.files.snapshots.resolve())
         new.clock.offset_ms = old.clock.offset_ms
         self.hub = new
         self._old_hubs.append(old)
@@ -274,7 +276,7 @@ class World:
     def died(self, name: str) -> None:
         """A process died inside a call."""
         machine: Device | Hub | None = next((d for d in self.devices if f"agent {d.label}" == name), None)
-        self._struck("hub_killed_inside_a_call" if machine is None else "agent_killed_inside_a_call")
+        self.happened("hub_killed_inside_a_call" if machine is None else "agent_killed_inside_a_call")
         self.start_again(machine or self.hub)
 
     def logged(self, text: str, *, error: bool) -> None:
@@ -284,8 +286,9 @@ class World:
         if error:
             self.guard(lambda: _fail(Guarantee.MISTAKE, f"logged: {text}"))
 
-    def _struck(self, name: str) -> None:
-        self.struck[name] += 1
+    def happened(self, fault: str) -> None:
+        """A fault has struck."""
+        self.struck[fault] += 1
 
     def _published(self, client: str, topic: str, payload: bytes) -> None:
         self.note("at broker", client, topic, blake2b(payload, digest_size=6).hexdigest())
@@ -355,7 +358,7 @@ class World:
             raise Violation(Guarantee.LOST, f"transactions of {device.label} are not in the log: {sorted(missing)}")
         dead = device.dead_marks().decode()
         gone = {mark for mark in app.waiting - self.log.marks if f'{mark}"' not in dead and f"{mark} " not in dead}
-        if device.lied_to:
+        if device.lied_to or device.loaded_snapshots:
             gone -= self.log.refused
         if gone:
             text = f"values of {device.label} are neither in the log nor dead letters: {sorted(gone)}"
