@@ -42,6 +42,8 @@ class Standing(NamedTuple):
     """Whether its checkpoint is an entry of this log, or the start of it."""
     accepted: ChainPoint | None
     recent: tuple[ChainPoint, ...]
+    common: Position | None = None
+    """Where it is not: the newest entry that both have in common."""
     parent_known: bool = True
     """Whether the log holds what the first batch of this incarnation follows, where it follows anything."""
 

@@ -56,7 +56,7 @@ class Effects:
     def delete(self, op: RowOp, table: Table, row: Row | None) -> Row | None:
         """A tombstone in the row's place."""
         if row is None or row.cells is None:
-            return None
+            return Row(None, self.writer, self.writer) if self.life.again else None
         concurrent = [w for name in table.columns if self._unseen(w := row.writer(name), op)]
         if concurrent:
             self._note(table, row.cells, max(concurrent).device, dict(row.cells))

@@ -12,6 +12,8 @@ from tidewire_schemas.positions import SAFE_INTEGER_MAX, Position
 EPOCH_HEARD_MAX: Final = SAFE_INTEGER_MAX - 2**32
 """An epoch above this is no hub's (they are milliseconds since 1970 × 1024): following it would leave no room."""
 
+AHEAD: Final = "a device has applied entries that this log does not hold: its end was lost, and is offered again"
+
 RECENT_MAX: Final = 256
 """Chain points sent to a device that has batches beyond ours and so probably our chain: about 20 KB."""
 
@@ -59,9 +61,12 @@ def welcome(
         oldest=oldest,
         checkpoint="on_log" if standing.on_log else "off_log",
         snapshot_advised=snapshot_advised,
+        common=standing.common,
         accepted=standing.accepted,
         parent="known" if standing.parent_known else "unknown",
-        recent=_useful(hello.last_sealed, standing.accepted, standing.recent),
+        recent=standing.recent
+        if standing.common is not None
+        else _useful(hello.last_sealed, standing.accepted, standing.recent),
         table_problems=standing.table_problems,
         payload_bytes_max=payload_bytes_max,
         batch_bytes_max=batch_bytes_max,

@@ -104,7 +104,7 @@ def _judge_set(op: RowOp, life: Life, end: EndState) -> None:
 
 def _judge_delete(op: RowOp, life: Life, end: EndState) -> None:
     if end.cells(op.id) is None:
-        op.nothing = True
+        op.nothing = not life.again  # an older birth may be offered yet: a tombstone keeps it away
     elif not _reborn(op, life, end):
         end.touched[op.id] = None
 

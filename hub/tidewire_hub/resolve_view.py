@@ -33,6 +33,8 @@ class Life(NamedTuple):
     """As `life_of` gives it."""
     known: Mapping[str, int] = {}
     """Lives that it goes on from, each with the last entry before they parted."""
+    again: bool = False
+    """Its batch was in the log before the hub lost it: what of it counts is settled (`reoffer.py`), nothing unseen."""
 
 
 class Writer(NamedTuple):
@@ -49,7 +51,7 @@ class Writer(NamedTuple):
 
     def concurrent_to(self, life: Life, base: int) -> bool:
         """Whether this is a write that `life`, having applied entries up to `base`, had not seen."""
-        return self.seq > base and self.life != life.name and self.seq > life.known.get(self.life, 0)
+        return not life.again and self.seq > base and self.life != life.name and self.seq > life.known.get(self.life, 0)
 
 
 @dataclass(slots=True)

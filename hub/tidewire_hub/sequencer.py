@@ -13,13 +13,15 @@ from tidewire_hub.dedupe import Again, Fork, Resend, place_of
 from tidewire_hub.effects import effects_of
 from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.refusals import lost_by, refusals_of
+from tidewire_hub.reoffer import Ranks, what_counts
 from tidewire_hub.resolve import resolve
+from tidewire_hub.resolve_ops import RowOp
 from tidewire_hub.state.plain import plain_runs
 from tidewire_hub.state.store import Folded, State
 from tidewire_schemas.codec import ParsedBatch, encode_entry, encode_runs, parse_batch
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import DatabaseError, MessageError
-from tidewire_schemas.messages import Batch, Parent
+from tidewire_schemas.messages import Batch, Parent, Run
 from tidewire_schemas.positions import Epoch, Position, Seq
 
 
@@ -54,7 +56,9 @@ class Sequencer:
         at_ms: int,
         batch_bytes_max: int,
         entry_bytes_max: int,
+        position_at: Callable[[Seq], Position | None],
     ) -> None:
+        self._position_at: Final = position_at
         self._state: Final = state
         self._epoch: Final = epoch
         self._at_ms: Final = at_ms
@@ -130,9 +134,10 @@ class Sequencer:
             digest=digest,
             at=self._at_ms,
             parent=parent,
+            was=batch.was,
         )
         self._state.meet(entry)
-        plain = plain_runs(batch.changes, self._state.catalogue)
+        plain = None if batch.was else plain_runs(batch.changes, self._state.catalogue)
         if plain is not None and self._state.take_plain(plain, entry):
             self._add(entry, b"[]", parsed.changes_json, b"")
         else:
@@ -143,12 +148,21 @@ class Sequencer:
 
     def _resolve(self, entry: Folded, parsed: ParsedBatch) -> None:
         view = self._state.view()
-        life = self._state.lives.of(entry.device, entry.incarnation)
-        resolution = resolve(parsed.batch.changes, life, self._state.catalogue, view)
+        life = self._state.life_of(entry)
+        runs: Sequence[Run] = parsed.batch.changes
+        overtaken: list[RowOp] = []
+        if entry.was is not None:
+            ranks = Ranks(entry.was, self._position_at, self._state.offered)
+            runs, overtaken = what_counts(runs, self._state.catalogue, view, ranks)
+        resolution = resolve(runs, life, self._state.catalogue, view)
         effects = effects_of(resolution.accepted, entry.position.seq, life, view)
-        refused = refusals_of(resolution.refused, effects, view)
-        lost = lost_by(resolution.refused)
-        changes = parsed.changes_json if resolution.changes is None else encode_runs(resolution.changes)
+        not_taken = [*overtaken, *resolution.refused]
+        refused = refusals_of(not_taken, effects, view)
+        lost = lost_by(not_taken)
+        if resolution.changes is None and runs is parsed.batch.changes:
+            changes = parsed.changes_json
+        else:
+            changes = encode_runs(runs if resolution.changes is None else resolution.changes)
         self._add(entry, to_json(refused), changes, to_json(lost) if lost else b"")
         self._commit.refused += len(refused)
         self._commit.conflicts += self._state.take(effects, view, entry._replace(refused=refused, lost=lost))
@@ -165,6 +179,7 @@ class Sequencer:
             refused_json=refused_json,
             changes_json=changes_json,
             parent=entry.parent,
+            was=entry.was,
         )
         if len(data) > self._entry_bytes_max:
             raise EntryTooLarge(size=len(data), limit=self._entry_bytes_max)

@@ -169,10 +169,14 @@ class Stream:
         """This leadership's epoch; 0 before `lead`."""
         return self._epoch
 
-    def lead(self, now_ms: int, random_10_bits: int, heard_epoch: int = 0) -> Epoch:
-        """Acquire leadership: a new epoch above all that were stored or heard. May be called again to raise it."""
+    def lead(self, now_ms: int, random_20_bits: int, heard_epoch: int = 0) -> Epoch:
+        """Acquire leadership: a new epoch above all that were stored or heard. May be called again to raise it.
+
+        An epoch must never be given out twice, also not by two hubs that go on from copies of one log while their
+        clocks stand still: chance keeps them apart.
+        """
         heard = heard_epoch if heard_epoch < HEARD_EPOCH_MAX else 0
-        epoch = Epoch(max(now_ms * 1024 + random_10_bits, self._log.epoch() + 1, heard + 1))
+        epoch = Epoch(max(now_ms * 1024 + random_20_bits % 1024, max(self._log.epoch(), heard) + 1 + random_20_bits))
         self._log.acquire(epoch)
         self._epoch = epoch
         self._behind = True  # another leader may have appended
@@ -231,6 +235,33 @@ class Stream:
     def checkpoint_known(self, position: Position) -> bool:
         """Whether a device's checkpoint is an entry of this log; `START` always is."""
         return self._log.position_at(Seq(position.seq)) == position
+
+    def common(self, history: Sequence[Position]) -> Position:
+        """The newest entry that this log has in common with another branch of it.
+
+        Args:
+            history: the last entry of each epoch on that branch, newest first.
+
+        An epoch is one leadership's alone, so two branches that both have entries of an epoch are equal up to where the
+        shorter one's entries of it end.
+        """
+        for epoch, seq in history:
+            end = self._last_of(epoch)
+            if end is not None and end.epoch == epoch:
+                return Position(epoch, min(seq, end.seq))
+        return START
+
+    def _last_of(self, epoch: int) -> Position | None:
+        """The last entry of the log whose epoch is not later: epochs only grow along the log."""
+        low, high = 0, self.head.seq
+        while low < high:
+            middle = (low + high + 1) // 2
+            position = self._log.position_at(Seq(middle))
+            if position is not None and position.epoch <= epoch:
+                low = middle
+            else:
+                high = middle - 1
+        return self._log.position_at(Seq(low))
 
     def accepted(self, device: str, incarnation: str) -> ChainPoint | None:
         """The newest batch of this incarnation in the log."""
@@ -330,6 +361,7 @@ class Stream:
             at_ms=at_ms,
             batch_bytes_max=self._settings.batch_bytes_max,
             entry_bytes_max=self._settings.entry_bytes_max,
+            position_at=self._log.position_at,
         )
         try:
             with self._state_errors():

@@ -92,7 +92,7 @@ class StreamHost:
         """An epoch above everything stored and heard; the present one if it is that already."""
         if heard_epoch and self.stream.epoch > heard_epoch:
             return self.stream.epoch
-        return self.stream.lead(wall_ms(), randbits(10), heard_epoch)
+        return self.stream.lead(wall_ms(), randbits(20), heard_epoch)
 
     def remember_replaced(self, head: Head) -> None:
         """This log goes on elsewhere: this copy of it must not lead again by itself."""
@@ -121,9 +121,13 @@ class StreamHost:
         parent_known = not begins or self.stream.parent(device, hello.parent or "") is not None
         if not parent_known:
             recent = self.stream.recent_of_all(device, handshake.RECENT_MAX)
+        on_log = self.stream.checkpoint_known(hello.position)
+        if not on_log:
+            recent = self.stream.recent_of_all(device, handshake.RECENT_MAX)
         return Standing(
             table_problems=tuple(self.stream.declare(device, hello.tables)),
-            on_log=self.stream.checkpoint_known(hello.position),
+            on_log=on_log,
+            common=None if on_log else self.stream.common([hello.position, *hello.history]),
             accepted=accepted,
             recent=tuple(recent),
             parent_known=parent_known,

@@ -97,13 +97,22 @@ def encode_runs(runs: Iterable[Run]) -> bytes:
     return to_json(list(runs), exclude_none=True)
 
 
-def encode_batch(*, incarnation: str, batch: int, prev_digest: str, sealed_at: int, changes_json: bytes) -> bytes:
-    """A batch around its encoded changes, in the spelling that `parse_batch` reads fastest."""
-    return b'{"v":1,"type":"batch","incarnation":"%s","batch":%d,"prev_digest":"%s","sealed_at":%d,"changes":%s}' % (
+def encode_batch(
+    *,
+    incarnation: str,
+    batch: int,
+    prev_digest: str,
+    sealed_at: int,
+    changes_json: bytes,
+    was: Position | None = None,
+) -> bytes:
+    """A batch around its encoded changes, in the spelling that `parse_batch` reads fastest (unless it `was`)."""
+    return b'{"v":1,"type":"batch","incarnation":"%s","batch":%d,"prev_digest":"%s","sealed_at":%d,%s"changes":%s}' % (
         incarnation.encode(),
         batch,
         prev_digest.encode(),
         sealed_at,
+        b"" if was is None else b'"was":[%d,%d],' % was,
         changes_json,
     )
 
@@ -169,9 +178,11 @@ def encode_entry(
     refused_json: bytes,
     changes_json: bytes,
     parent: Parent | None = None,
+    was: Position | None = None,
 ) -> bytes:
     """A log entry around its encoded refusals and changes."""
     more = b"" if parent is None else b'"parent":%s,' % encode(parent)
+    more += b"" if was is None else b'"was":[%d,%d],' % was
     return (
         b'{"seq":%d,"epoch":%d,"device":"%s","incarnation":"%s","batch":%d,"digest":"%s","at":%d,'
         b'%s"refused":%s,"changes":%s}'

@@ -21,6 +21,9 @@ from tidewire_schemas.topics import Kind
 from tidewire_schemas.values import WireRow, check_rows
 from tidewire_schemas.verification import Verified, VerifyAnswer, VerifyRequest
 
+HISTORY_MAX: Final = 64
+"""Epochs that a device remembers: a hub that comes back has lost the last of them, not the last 64."""
+
 Op = Literal["put", "set", "delete", "seed"]
 
 RefusalReason = Literal[
@@ -34,6 +37,7 @@ RefusalReason = Literal[
     "unknown_table",  # no device has declared this table
     "unknown_column",  # the declared table has no such column
     "wrong_key",  # the key columns are not the table's, or a key value is NULL
+    "overtaken",  # offered again after the hub lost it, and later writes have gone over it
     "wrong_value",  # a value that the column cannot take as it is
 ]
 
@@ -88,6 +92,8 @@ class Batch(Message):
     incarnation of this device, after which this one goes its own way; 32 zeros where there is none."""
     sealed_at: Millis
     """Milliseconds since 1970 by the device's clock: for people only."""
+    was: Position | None = None
+    """The place that it had in a part of the log that the hub has lost; None for what was not in the log yet."""
     changes: Annotated[list[Run], FailFast()]
 
 
@@ -144,6 +150,8 @@ class Entry(Component):
     """Milliseconds since 1970 by the hub's clock: for people only."""
     parent: Parent | None = None
     """In the first entry of an incarnation that goes on from another one: which, and from where."""
+    was: Position | None = None
+    """The place that the batch had before, where the hub had lost it and the device offered it again."""
     refused: Annotated[list[Refusal], FailFast()]
     changes: Annotated[list[Run], FailFast()]
 
@@ -186,6 +194,8 @@ class Hello(Message):
     last_sealed: LastSealed | None
     parent: Id | None = None
     """The digest that the first batch of this incarnation follows; None where it follows none."""
+    history: tuple[Position, ...] = Field(default=(), max_length=HISTORY_MAX)
+    """The last entry that it has applied of each earlier epoch, the newest first, as far as it remembers."""
     oldest_kept: Count
     """The lowest batch number it can still send again; 0 when it keeps none."""
     tables: Annotated[tuple[TableShape, ...], FailFast()]
@@ -258,6 +268,8 @@ class Welcome(Message):
     """Whether the device's checkpoint is an entry of this log, kept or not, or the start of it."""
     snapshot_advised: bool = False
     """The device is so far behind that a snapshot costs less than replay."""
+    common: Position | None = None
+    """With `off_log`: the newest entry that device and log have in common, the start where there is none."""
     accepted: ChainPoint | None
     """The newest batch of this incarnation in the log: the device goes on with the one after."""
     parent: Literal["known", "unknown"] = "known"

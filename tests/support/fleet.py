@@ -23,7 +23,7 @@ from tidewire_hub.stream import Commit, Incoming, Stream
 from tidewire_hub.stream_host import StreamHost
 from tidewire_schemas.codec import encode_page, parse
 from tidewire_schemas.messages import Page, Welcome
-from tidewire_schemas.positions import Position, Seq
+from tidewire_schemas.positions import Epoch, Position, Seq
 
 NOW_MS = 1_795_390_000_000
 PAGE_BYTES_MAX = 100_000
@@ -78,9 +78,11 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.stream = Stream.open(MemoryLog("0" * 31 + "1"), None)
+        self._log = MemoryLog("0" * 31 + "1")
+        self.stream = Stream.open(self._log, None)
         self.stream.lead(NOW_MS, 0)
         self.edges: list[Edge] = []
+        self._leads = 0
         self.commits: list[Commit] = []
         self._closed = False
 
@@ -109,12 +111,18 @@ class Fleet:
 
     def hello(self, edge: Edge) -> None:
         """The handshake: shapes and chain up, log and head down; an edge whose chain has parted gets new numbers."""
-        for _attempt in range(3):
+        for _attempt in range(4):
+            if edge.store.epoch > self.stream.epoch:
+                self._lead(edge.store.epoch)
             welcome = self.welcome(edge)
             assert not welcome.table_problems, welcome.table_problems
+            if welcome.checkpoint == "off_log":
+                assert welcome.common is not None
+                edge.store.heal(welcome.common, welcome.recent)
+                continue
             points = [*((welcome.accepted,) if welcome.accepted else ()), *welcome.recent]
             sealed = edge.store.last_sealed
-            fork = parted(welcome, edge.store.digests_of(points), sealed.batch if sealed else 0)
+            fork = parted(welcome, edge.store.batches.digests_of(points), sealed.batch if sealed else 0)
             if fork is None:
                 edge.store.follow(welcome.log, welcome.epoch, welcome.head)
                 return
@@ -136,6 +144,25 @@ class Fleet:
             batch_bytes_max=2**24,
         )
 
+    def _lead(self, heard_epoch: int) -> None:
+        """A new leadership, by a clock that stands still: chance keeps the epochs of two branches of the log apart."""
+        self._leads += 1
+        self.stream.lead(NOW_MS, 1025 * self._leads, heard_epoch=heard_epoch)
+
+    def lose_tail(self, after: int) -> None:
+        """The hub goes on from a backup that ends at this entry."""
+        log = MemoryLog(self.stream.log_id)
+        for entry in self.stream.read(Seq(0), bytes_max=2**40, entries_max=after) if after else []:
+            epoch, seq = entry.position
+            if epoch != log.epoch():
+                log.acquire(Epoch(epoch))
+            log.append(Epoch(epoch), Seq(seq - 1), [entry])
+        log.save_document("catalogue", self._log.load_document("catalogue") or b"")
+        self.stream.close()
+        self._log = log
+        self.stream = Stream.open(log, None)
+        self._lead(0)
+
     def clone(self, edge: Edge, name: str) -> Edge:
         """A copy of a device's file, as of a cloned card, that goes on under the same device name."""
         path = self.folder / f"{name}.db"
@@ -148,7 +175,7 @@ class Fleet:
 
     def push(self, edge: Edge) -> Commit:
         """Seal, and bring all that the log does not have into it."""
-        if edge.store.refresh():
+        if edge.store.refresh() or edge.store.epoch != self.stream.epoch:
             self.hello(edge)
         if any(other is not edge and other.device == edge.device for other in self.edges):
             self.hello(edge)
@@ -165,7 +192,7 @@ class Fleet:
 
     def pull(self, edge: Edge, *, until: int | None = None) -> None:
         """Apply what the log has, up to an entry; nothing while a snapshot of all tables is being loaded."""
-        if edge.store.refresh():
+        if edge.store.refresh() or edge.store.epoch != self.stream.epoch:
             self.hello(edge)
         if edge.store.loading is not None and edge.store.loading.whole:
             return

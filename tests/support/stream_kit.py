@@ -32,8 +32,8 @@ class HandDevice:
         self.batch = 0
         self.digest = NO_DIGEST
 
-    def seal(self, *runs: Run) -> Incoming:
-        """The next batch."""
+    def seal(self, *runs: Run, was: Position | None = None) -> Incoming:
+        """The next batch; `was` is the place that it had in a part of the log that was lost."""
         self.batch += 1
         payload = encode_batch(
             incarnation=self.incarnation,
@@ -41,6 +41,7 @@ class HandDevice:
             prev_digest=self.digest,
             sealed_at=NOW_MS,
             changes_json=encode_runs(runs),
+            was=was,
         )
         self.digest = message_digest(payload)
         return Incoming(self.name, payload)

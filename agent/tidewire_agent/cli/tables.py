@@ -15,7 +15,7 @@ from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import ExitCode, json_option, print_records
 from tidewire_schemas.errors import DatabaseError, SettingError
 
-_SOLVED_BY_ADOPTING: Final = ("log_foreign", "checkpoint_off_log", "leader_stale")
+_SOLVED_BY_ADOPTING: Final = ("log_foreign", "leader_stale")
 
 
 class PendingChanges(DatabaseError):

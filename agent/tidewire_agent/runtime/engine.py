@@ -35,6 +35,7 @@ from tidewire_agent.session.effects import (
     FinishLoad,
     Follow,
     ForgetLoad,
+    Heal,
     Limits,
     LoadChunk,
     PublishState,
@@ -68,7 +69,7 @@ from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
 R = TypeVar("R")
 
 HubEffect = SendHello | SendBatches | RequestReplay | RequestSnapshot | AskFresh | VerifyRequest
-FileEffect = Follow | ApplyPage | AnswerFresh | Renumber | AwaitSnapshot | filework.LoadEffect
+FileEffect = Follow | ApplyPage | AnswerFresh | Renumber | Heal | AwaitSnapshot | filework.LoadEffect
 
 DIVERGED_PAUSE_S: Final = 5.0
 """After a page that contradicts the log applied so far, how long until the hub is asked again."""
@@ -252,7 +253,7 @@ class Engine:
                 case SendHello() | SendBatches() | RequestReplay() | RequestSnapshot() | AskFresh():
                     self._hello_waits = self._hello_waits or isinstance(effect, SendHello)
                     self._to_hub.put_nowait(effect)
-                case Follow() | ApplyPage() | AnswerFresh() | Renumber() | AwaitSnapshot():
+                case Follow() | ApplyPage() | AnswerFresh() | Renumber() | Heal() | AwaitSnapshot():
                     self._to_file.put_nowait(effect)
                 case BeginLoad() | LoadChunk() | FinishLoad() | ForgetLoad():
                     self._to_file.put_nowait(effect)
@@ -346,9 +347,13 @@ class Engine:
                     await self._reintroduce()
                 case BeginLoad() | LoadChunk() | FinishLoad() | ForgetLoad() as effect:
                     await self._load(effect)
+                case Heal(common, points):
+                    _log.warning("going back to entry %d, the last that the hub has, too", common.seq)
+                    await self.patiently(partial(self._database.run, EdgeStore.heal, common, points))
+                    await self._reintroduce()
                 case Renumber(after, digest, apart):
-                    common = "no batch" if after is None else f"batch {after} and those before it"
-                    _log.warning("this database and the hub have %s in common; what follows gets new numbers", common)
+                    shared = "no batch" if after is None else f"batch {after} and those before it"
+                    _log.warning("this database and the hub have %s in common; what follows gets new numbers", shared)
                     await self.patiently(partial(self._database.run, EdgeStore.renumber, after, digest, apart))
                     await self._reintroduce()
             self._on_change(False)

@@ -112,7 +112,7 @@ def outbox(store: EdgeStore, after: int, sealed: int, count_max: int, bytes_max:
 def compare(store: EdgeStore, welcome: Welcome, points: Sequence[ChainPoint]) -> tuple[dict[int, str], bool]:
     """Our digests of the batches at these points, and whether one that the hub lacks is above what it takes."""
     sent = 0 if welcome.accepted is None else welcome.accepted.batch
-    return store.digests_of(points), store.sealed_above(sent, welcome.batch_bytes_max)
+    return store.batches.digests_of(points), store.batches.above(sent, welcome.batch_bytes_max)
 
 
 def hello(store: EdgeStore, boot: str) -> Hello:
@@ -125,6 +125,7 @@ def hello(store: EdgeStore, boot: str) -> Hello:
         epoch=store.epoch,
         last_sealed=store.last_sealed,
         parent=store.parent,
+        history=tuple(store.history),
         oldest_kept=store.oldest_kept,
         tables=store.tell_shapes(),
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from tidewire_agent.session.effects import Renumber
+from tidewire_agent.session.effects import Heal, Renumber
 from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_schemas.messages import Welcome
+from tidewire_schemas.positions import START
 
 
 class Chain:
@@ -21,8 +22,12 @@ class Chain:
         """The hub has said so: what is not in the log can be numbered anew, in smaller batches."""
         self._unfit = batch
 
-    def judge(self, welcome: Welcome, ours: Mapping[int, str], sealed: int, *, too_large: bool) -> Renumber | None:
+    def judge(
+        self, welcome: Welcome, ours: Mapping[int, str], sealed: int, *, too_large: bool
+    ) -> Renumber | Heal | None:
         """How the batches must be numbered anew; see `parted`, and `too_large`: one is above what the hub takes."""
+        if welcome.checkpoint == "off_log":
+            return Heal(welcome.common or START, welcome.recent)
         fork = parted(welcome, ours, sealed)
         if fork is not None:
             return Renumber(fork.after, fork.digest)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from tidewire_agent.session.effects import Trouble
-from tidewire_schemas.messages import TableProblem
-from tidewire_schemas.positions import Position
+from tidewire_schemas.messages import TableProblem, Welcome
+from tidewire_schemas.positions import START, Position
 
 NO_WELCOME: Final = Trouble(
     "no_welcome",
@@ -48,7 +48,7 @@ BROKEN_CHUNK: Final = Trouble(
 SOLVED_BY_WELCOME: Final = (
     NO_WELCOME.code,
     "log_foreign",
-    "checkpoint_off_log",
+    "log_lost_its_end",
     "leader_stale",
     "hub_problem",
     "cloned",
@@ -83,7 +83,11 @@ def log_foreign(log: str, followed: str | None) -> Trouble:
     return Trouble("log_foreign", f"the hub's log is {log}, this database follows {followed}", hint)
 
 
-def off_log(position: Position) -> Trouble:
-    """The hub's log is the right one, and shorter than what this device has applied of it."""
-    text = f"the hub's log does not hold this device's checkpoint {tuple(position)}"
-    return Trouble("checkpoint_off_log", text, "the hub has lost the end of its log: restore its newest backup")
+def log_lost_its_end(position: Position, welcome: Welcome) -> Trouble:
+    """The hub does not know the device's checkpoint."""
+    common = welcome.common or START
+    return Trouble(
+        "log_lost_its_end",
+        f"the hub's log does not hold entry {position.seq} that this device has applied: it has lost its end",
+        f"what is here of what came after entry {common.seq} is offered to it again",
+    )

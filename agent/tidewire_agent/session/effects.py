@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tidewire_agent.session.states import State
 from tidewire_agent.store.taking_apart import TakeApart
-from tidewire_schemas.messages import Page
+from tidewire_schemas.messages import ChainPoint, Page
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
 
@@ -133,6 +133,14 @@ class Renumber:
 
 
 @dataclass(frozen=True, slots=True)
+class Heal:
+    """Go back to the last entry in common, offer again what the hub has lost; then say `reintroduce`."""
+
+    common: Position
+    points: tuple[ChainPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """Honour what the hub takes in one message and in one batch."""
 
@@ -176,6 +184,7 @@ Effect: TypeAlias = (
     | FinishLoad
     | ForgetLoad
     | Renumber
+    | Heal
     | Limits
     | PublishState
     | SayProblem

@@ -235,9 +235,9 @@ class Session:
             self._say(complaints.leader_stale(welcome.epoch, self._epoch))
         elif self._log not in (None, welcome.log):
             self._halt(complaints.log_foreign(welcome.log, self._log))
-        elif welcome.checkpoint == "off_log":
-            self._halt(complaints.off_log(self._position))
         elif (renumber := self._chain.judge(welcome, ours, self._sealed, too_large=too_large)) is not None:
+            if welcome.checkpoint == "off_log":
+                self._say(complaints.log_lost_its_end(self._position, welcome))
             self._renumbering = True
             self._hello_at = inf
             self._effects.append(renumber)

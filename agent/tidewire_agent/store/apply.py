@@ -22,6 +22,7 @@ from tidewire_agent.errors import LogDiverged
 from tidewire_agent.store import rows as rows_of
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.dead_letters import DeadLetters
+from tidewire_agent.store.history import move_on
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta, mark_base
 from tidewire_agent.store.outbox import Outbox
@@ -236,6 +237,7 @@ class Applier:
                     cursor_seq=None if done else position.seq,
                 )
         if position.seq > checkpoint.seq:
+            move_on(self._meta, checkpoint, position)
             self._meta.checkpoint = position
         if released is not None:
             self._outbox.prune()
@@ -315,11 +317,12 @@ class Applier:
     # ── own entries ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _release(self, entry: Entry, number: int) -> None:
-        self._outbox.release(number)
+        self._outbox.release(number, entry)
         self._pending.release(number)
         if self._parked.count:
             self._rows.drop_older(entry)
         self._apply_changes(entry, first_batch=number)
+        self._rows.touch(entry)
         if entry.refused:
             self._take_hub_rows(entry, number, batch_cells(self._outbox.payload_of(number)))
 
@@ -336,6 +339,11 @@ class Applier:
             synced = self._catalogue.by_name(refusal.table)
             key = tuple(decode_row(refusal.key))
             cells = mine.get((fold(refusal.table), refusal.op, json.dumps(refusal.key)), {})
+            if refusal.reason == "row_absent" and synced is not None and self._seeds.may_be_lost(synced, key):
+                # It is here: it will be offered as a seed, unless another device offers it before.
+                if refusal.op == "set" and entry.was is None:
+                    self._rows.send_again(synced, key, cells)
+                continue
             letters.append(refused_letter(entry, refusal, cells))
             if synced is None or (number is not None and synced.attached.first_batch > number):
                 continue  # attached anew since: its rows are offered again

@@ -18,6 +18,8 @@ from tidewire_agent.store.apply import Applied, Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
 from tidewire_agent.store.checkpoint import WalCheckpoint
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
+from tidewire_agent.store.healing import fall_back, take_another_log
+from tidewire_agent.store.history import history
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.open_files import OpenFiles
@@ -94,7 +96,7 @@ class EdgeStore:
         )
         self._pending = Pending(connection, self._meta, self._catalogue)
         self._parked = Parked(connection)
-        self._seeds = Seeds(connection, self._catalogue, chunk_bytes=settings.seed_chunk_bytes)
+        self._seeds = Seeds(connection, self._meta, self._catalogue, chunk_bytes=settings.seed_chunk_bytes)
         self._loads = Loads(connection, self._meta, self._catalogue)
         self._rows = RowWriter(
             connection,
@@ -289,10 +291,10 @@ class EdgeStore:
         """The digest that the first batch of this incarnation follows, None where it follows none."""
         return self._outbox.parent
 
-    def digests_of(self, points: Sequence[ChainPoint]) -> dict[int, str]:
-        """Our digests, as far as known, of the batches with the numbers or the digests of these points."""
-        with _sqlite_errors():
-            return self._outbox.digests_of(points)
+    @property
+    def batches(self) -> Outbox:
+        """The outbox, to look at."""
+        return self._outbox
 
     def data_version(self) -> int:
         """A number that changes when another connection has committed.
@@ -395,11 +397,6 @@ class EdgeStore:
         with _sqlite_errors():
             return self._outbox.after(after, count_max=count_max, bytes_max=bytes_max)
 
-    def sealed_above(self, number: int, bytes_max: int) -> bool:
-        """Whether a batch after this number has more bytes than these."""
-        with _sqlite_errors():
-            return self._outbox.above(number, bytes_max)
-
     def renumber(self, after: int | None, digest: str | None, apart: TakeApart | None = None) -> None:
         """Begin a new incarnation, in which what follows a batch is numbered from 1: see `Outbox.renumber`."""
         with _sqlite_errors():
@@ -408,10 +405,32 @@ class EdgeStore:
                 included = self._meta.included
                 shift, loose = self._outbox.renumber(after, digest, apart)
                 self._sealer.keep_back(loose)
-                self._connection.execute("UPDATE tidewire_table SET first_batch = first_batch - ?", (shift,))
                 self._loads.renumbered(included - shift)
             self._catalogue.registry.reload()
             self._pending.forget()
+
+    def heal(self, common: Position, points: Sequence[ChainPoint]) -> None:
+        """Go back to the last entry in `common`, and offer again what the hub has lost: see `healing.py`.
+
+        `points` are the batches of this device that it has.
+        """
+        with _sqlite_errors():
+            self.refresh()
+            while self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_change)").fetchone()[0]:
+                if not self._sealer.seal(time.time_ns() // 1_000_000).more:
+                    break
+            with self._transaction():
+                offered = self._outbox.heal(points, common)
+                fall_back(self._connection, self._meta, common, offered)
+                self._loads.clear()
+            self._catalogue.registry.reload()
+            self._pending.forget()
+            self._parked.recount()
+
+    @property
+    def history(self) -> list[Position]:
+        """The last entry applied of each epoch before the checkpoint's, newest first."""
+        return history(self._meta)
 
     def adopt(self) -> None:
         """Forget the log: the next hub's log is followed from its start, and all rows here are offered as seeds.
@@ -421,23 +440,13 @@ class EdgeStore:
         """
         with _sqlite_errors():
             with self._transaction():
-                for statement in (
-                    "DELETE FROM tidewire_change",
-                    "DELETE FROM tidewire_mark",
-                    "DELETE FROM tidewire_touched",
-                    "DELETE FROM tidewire_parked",
-                    """
-                    UPDATE tidewire_table
-                    SET state = 'taking', first_batch = 1, target = NULL, offered = NULL,
-                        cursor_epoch = NULL, cursor_seq = NULL
-                    WHERE state <> 'missing'
-                    """,
-                ):
-                    self._connection.execute(statement)
+                take_another_log(self._connection, self._meta)
                 self._loads.clear()
                 self._outbox.clear()
                 self._meta.checkpoint = START
-                self._meta.set(log_id=None, heard_epoch=0, drained=self._meta.number("drained") + 1)
+                self._meta.set(
+                    log_id=None, heard_epoch=0, history=None, healing=None, drained=self._meta.number("drained") + 1
+                )
             self._catalogue.refresh()
             self._pending.forget()
             self._parked.recount()

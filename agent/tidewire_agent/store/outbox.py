@@ -7,16 +7,20 @@ import logging
 import os
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tidewire_agent.errors import DatabaseNotUsable
+from tidewire_agent.store import healing
+from tidewire_agent.store.healing import Anew, Kept
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.taking_apart import LooseRow, Pieces, TakeApart, take_apart
 from tidewire_schemas.codec import encode_batch, parse_batch
 from tidewire_schemas.digest import NO_DIGEST, message_digest
-from tidewire_schemas.messages import ChainPoint, LastSealed
+from tidewire_schemas.messages import ChainPoint, Entry, LastSealed
+from tidewire_schemas.positions import Position
 
 _ASIDE: Final = 2**40
 """Added to the numbers of batches while others are moved: far above any that is given."""
@@ -165,12 +169,11 @@ class Outbox:
 
     # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def next_batch(self, changes_json: bytes, now_ms: int) -> SealedBatch:
+    def next_batch(self, changes_json: bytes, now_ms: int, was: Position | None = None) -> SealedBatch:
         """The batch that these changes make, finished before the write lock is taken."""
         number = max(1, self._meta.number("next_batch"))
-        return self._batch(
-            number, self._meta.text("incarnation") or "", self._meta.text("last_digest"), changes_json, now_ms
-        )
+        incarnation, last = self._meta.text("incarnation") or "", self._meta.text("last_digest")
+        return self._batch(number, incarnation, last, changes_json, now_ms, was)
 
     def append(self, batch: SealedBatch) -> None:
         """In the caller's transaction: store the batch that `next_batch` gave."""
@@ -219,9 +222,15 @@ class Outbox:
             raise DatabaseNotUsable(f"fsync of {wal} failed: {error.strerror}") from error
         self._volatile = False
 
-    def release(self, number: int) -> None:
-        """In the caller's transaction: the applied log includes batches up to this one."""
+    def release(self, number: int, entry: Entry | None = None) -> None:
+        """In the caller's transaction: the applied log includes batches up to this one, the last as this entry."""
         self._meta.set(released=number)
+        if entry is not None:
+            refused = [[refusal.table, refusal.op, refusal.key] for refusal in entry.refused]
+            self._connection.execute(
+                "UPDATE tidewire_batch SET epoch = ?, seq = ?, refused = ? WHERE batch = ?",
+                (*entry.position, json.dumps(refused) if refused else None, number),
+            )
 
     def prune(self) -> None:
         """In the caller's transaction: forget the oldest released batches above the limits."""
@@ -245,7 +254,6 @@ class Outbox:
         Args:
             after: the newest batch that the log has, None for none; those that the applied log includes count as well.
             digest: its digest. None after 0: what this incarnation follows is followed; None else: nothing is.
-
             apart: which of the batches are to become smaller ones.
 
         Returns:
@@ -256,27 +264,72 @@ class Outbox:
             after, digest = released, None
         elif after == 0 and digest is None:
             digest = self.parent
+        loose: list[LooseRow] = []
+
+        def pieces_of(kept: Kept) -> Iterator[Anew]:
+            pieces = _pieces(kept.payload, kept.batch, apart)
+            loose.extend(pieces.loose)
+            was = parse_batch(kept.payload, bytes_max=len(kept.payload)).batch.was
+            return (Anew(changes_json, was) for changes_json in pieces.changes_json)
+
+        self._begin(after, digest, released, pieces_of)
+        return after, loose
+
+    def heal(self, points: Sequence[ChainPoint], common: Position) -> int:
+        """In the caller's transaction: begin a new incarnation after the last batch that the hub still has.
+
+        Batches that the hub has lost are offered again with their old places; those that it never had follow.
+
+        Args:
+            points: batches of this device that the hub has, of any incarnation.
+            common: the newest entry that device and hub have in common.
+
+        Returns:
+            How many are offered again: batches 1 to this.
+        """
+        released = self.released
+        seqs = {point.digest: point.seq for point in points}
+        held = {number: digest for number, digest in self.digests_of(points).items() if digest in seqs}
+        after = max(held, default=self._lowest() - 1)
+        in_rows = [number for number, digest in held.items() if seqs[digest] <= common.seq]
+        included = max(in_rows, default=self._lowest() - 1)
+
+        def again(kept: Kept) -> Iterator[Anew]:
+            return healing.anew(kept, common, lost=kept.batch <= released)
+
+        self._begin(after, held.get(after), included, again)
+        rows = self._connection.execute("SELECT payload FROM tidewire_batch WHERE batch > 0 ORDER BY batch")
+        offered = takewhile(lambda row: parse_batch(row[0], bytes_max=len(row[0])).batch.was is not None, rows)
+        return sum(1 for _ in offered)
+
+    def _lowest(self) -> int:
+        lowest = self._connection.execute("SELECT min(batch) FROM tidewire_batch").fetchone()[0]
+        return self._meta.number("next_batch") if lowest is None else int(lowest)
+
+    def _begin(self, after: int, digest: str | None, released: int, anew: Callable[[Kept], Iterator[Anew]]) -> None:
+        """A new incarnation follows batch `after`; each batch after that becomes what `anew` makes of it."""
         incarnation = secrets.token_hex(16)
         waiting = self._connection.execute(
             "SELECT batch FROM tidewire_batch WHERE batch > ? ORDER BY batch", (after,)
         ).fetchall()
         last = digest
         number = 0
-        loose: list[LooseRow] = []
+        begins: list[tuple[int, int]] = []
         for (old,) in waiting:
-            sealed_at, payload = self._connection.execute(
-                "SELECT sealed_at, payload FROM tidewire_batch WHERE batch = ?", (old,)
+            begins.append((old, number + 1))
+            row = self._connection.execute(
+                "SELECT batch, sealed_at, payload, epoch, seq, refused FROM tidewire_batch WHERE batch = ?", (old,)
             ).fetchone()
             self._connection.execute("DELETE FROM tidewire_batch WHERE batch = ?", (old,))
-            pieces = _pieces(payload, old, apart)
-            loose += pieces.loose
-            for changes_json in pieces.changes_json:
+            kept = Kept(*row)
+            for changes_json, was in anew(kept):
                 number += 1
-                batch = self._batch(number, incarnation, last, changes_json, sealed_at)
+                batch = self._batch(number, incarnation, last, changes_json, kept.sealed_at, was)
                 self._store(batch._replace(batch=number + _ASIDE))
                 last = batch.digest
         self._lower(after)
         self._move("batch > ?", _ASIDE, by=-_ASIDE)
+        self._move_first_batches(after, begins, number + 1)
         self._meta.set(
             incarnation=incarnation,
             next_batch=number + 1,
@@ -285,7 +338,12 @@ class Outbox:
             parent_digest=digest,
         )
         self._volatile = True
-        return after, loose
+
+    def _move_first_batches(self, after: int, begins: Sequence[tuple[int, int]], end: int) -> None:
+        """What tables know of numbers: a batch may have become none, or several."""
+        for table, first in self._connection.execute("SELECT id, first_batch FROM tidewire_table").fetchall():
+            new = next((begin for old, begin in begins if old >= first), end) if first > after else first - after
+            self._connection.execute("UPDATE tidewire_table SET first_batch = ? WHERE id = ?", (new, table))
 
     def _lower(self, after: int) -> None:
         """Batches up to `after` become those of an ancestor, the newest under number 0."""
@@ -324,7 +382,13 @@ class Outbox:
         )
 
     def _batch(
-        self, number: int, incarnation: str, prev_digest: str | None, changes_json: bytes, sealed_at: int
+        self,
+        number: int,
+        incarnation: str,
+        prev_digest: str | None,
+        changes_json: bytes,
+        sealed_at: int,
+        was: Position | None,
     ) -> SealedBatch:
         payload = encode_batch(
             incarnation=incarnation,
@@ -332,6 +396,7 @@ class Outbox:
             prev_digest=prev_digest or NO_DIGEST,
             sealed_at=sealed_at,
             changes_json=changes_json,
+            was=was,
         )
         return SealedBatch(number, message_digest(payload), payload, sealed_at)
 

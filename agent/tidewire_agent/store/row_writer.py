@@ -197,7 +197,8 @@ class RowWriter:
     def _take_over(self, change: RowChange, key: bytes) -> None:
         """The first time that the log speaks of a key: a row that was here and differs is kept as a dead letter."""
         synced = change.synced
-        if self._seeds.is_original(synced, change.key) and not self._overlay(synced, key).whole:
+        known = not self._seeds.is_original(synced, change.key) or self._seeds.healing is not None
+        if not known and not self._overlay(synced, key).whole:
             local = rows_of.fetch(self._connection, synced.table, change.key)
             if local is not None and (change.op == "delete" or change.differs_from(local)):
                 cells = {n: encode(v) for n, v in zip(synced.table.column_names, local, strict=True)}
@@ -208,6 +209,17 @@ class RowWriter:
         self._connection.execute(
             "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", (synced.attached.id, key)
         )
+
+    def touch(self, entry: Entry) -> None:
+        """The log has rows of an own entry now: where they were offered as they were here, they are so no more."""
+        for run in entry.changes:
+            synced = self._catalogue.by_name(run.table)
+            if synced is not None and synced.attached.has_originals:
+                table = synced.table
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)",
+                    ((synced.attached.id, table.key_bytes(tuple(decode_row(row[: run.key])))) for row in run.rows),
+                )
 
     def _offer_unnamed(self, change: RowChange, local: tuple[Value, ...]) -> None:
         """Cells of a row that was here, in columns that the log does not speak of: they are sent as a change."""
@@ -220,11 +232,22 @@ class RowWriter:
             for place, name in enumerate(columns)
             if fold(name) in values and fold(name) not in named and values[fold(name)] is not None
         ]
+        self._capture(synced, change.key, places)
+
+    def send_again(self, synced: Synced, key: tuple[Value, ...], names_: Iterable[str]) -> None:
+        """Columns of a row that were sent, and judged before the hub had the row: they are sent once more."""
+        wanted = {fold(name) for name in names_}
+        self._capture(synced, key, [n for n, name in enumerate(synced.attached.columns) if fold(name) in wanted])
+        self._pending.cover()
+        self.overlaid = True
+
+    def _capture(self, synced: Synced, key: tuple[Value, ...], places: Sequence[int]) -> None:
+        """As a trigger would have written it: the key natively, from the row itself."""
         if not places:
             return
-        # As a trigger would have written it: the key natively, from the row itself.
-        where, bound = rows_of.key_is(synced.table.key, change.key)
-        key_columns = ", ".join(f"k{place}" for place in range(len(change.key)))
+        columns = synced.attached.columns
+        where, bound = rows_of.key_is(synced.table.key, key)
+        key_columns = ", ".join(f"k{place}" for place in range(len(key)))
         self._connection.execute(
             f"""
             INSERT INTO tidewire_change (t, op, cols, {key_columns})

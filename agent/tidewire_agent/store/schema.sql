@@ -1,7 +1,7 @@
 -- Tidewire's own tables in the app's file. `tidewire-agent detach` removes them all.
 
 -- Who this database is and how far it has come. Names: tables_version, device, incarnation, stream, log_id, heard_epoch;
--- epoch and seq (the checkpoint); next_batch, last_digest; parent_digest (what batch 1 follows), ancestors (see
+-- epoch and seq (the checkpoint); next_batch, last_digest; history (see history.py), healing (see healing.py), parent_digest (what batch 1 follows), ancestors (see
 -- outbox.py: batches of earlier incarnations have numbers of 0 and below); released (highest own batch that the applied
 -- log includes); drained (how often the change log was emptied, as its ids then begin anew); trimmed (how often the
 -- newest changes may have been removed, as their ids are then given again); wanted (tables asked for), unwanted (tables
@@ -47,13 +47,17 @@ CREATE TABLE IF NOT EXISTS tidewire_mark (
     seq   INTEGER NOT NULL
 );
 
--- The outbox: sealed batches, never changed afterwards, by the numbers of the present incarnation. Kept for a while after the log has them.
+-- The outbox: sealed batches, never changed afterwards, by the numbers of the present incarnation. `epoch`, `seq`: its
+-- place in the applied log. `refused`: a JSON list of [table, op, key] of its rows that the hub refused. Kept for a while after the log has them.
 CREATE TABLE IF NOT EXISTS tidewire_batch (
     batch     INTEGER PRIMARY KEY,
     digest    TEXT NOT NULL,
     sealed_at INTEGER NOT NULL,
     bytes     INTEGER NOT NULL,
-    payload   BLOB NOT NULL
+    payload   BLOB NOT NULL,
+    epoch     INTEGER,
+    seq       INTEGER,
+    refused   TEXT
 );
 
 -- While a table is taken over: keys that the log has touched. Any other row was there before.

@@ -20,6 +20,7 @@ from pydantic_core import to_json
 from tidewire_agent.store import capture
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters, null_key_letters
+from tidewire_agent.store.healing import healed
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.netchange import Change, LogRow, NetChange
@@ -139,6 +140,12 @@ class Sealer:
 
     def seal(self, now_ms: int) -> SealOutcome:
         """Seal what is committed now: the change log first, seeds when it is empty."""
+        if self._seeds.held:
+            return SealOutcome(batches=0, more=False, lock_s=0.0)
+        if self._seeds.is_over:
+            with self._transaction():
+                healed(self._meta)
+            logger.info("all that is here and the hub had lost is offered to it again")
         limit = self._changes_max
         while True:
             draft = self._read(limit, now_ms)
@@ -453,7 +460,7 @@ class Sealer:
             (too_large,) = chunk.rows
             chunk.dead.append(self._letter(run, too_large, len(encoded), now_ms))
         sends = bool(chunk.rows) and too_large is None
-        batch = self._outbox.next_batch(encoded, now_ms) if sends else None
+        batch = self._outbox.next_batch(encoded, now_ms, self._seeds.healing) if sends else None
         with self._transaction():
             started = time.perf_counter()
             if batch is not None:

@@ -11,8 +11,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from tidewire_agent.store import healing
 from tidewire_agent.store.catalogue import Catalogue, Synced
 from tidewire_agent.store.dead_letters import DeadLetter, null_key
+from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.reading import fetch_all, snapshot
 from tidewire_agent.store.rows import key_after, key_is
 from tidewire_agent.store.sql import names, quote
@@ -48,8 +50,9 @@ class Seeds:
         chunk_bytes: about how many bytes of rows go into one batch.
     """
 
-    def __init__(self, connection: sqlite3.Connection, catalogue: Catalogue, *, chunk_bytes: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, meta: Meta, catalogue: Catalogue, *, chunk_bytes: int) -> None:
         self._connection = connection
+        self._meta = meta
         self._catalogue = catalogue
         self._chunk_bytes = chunk_bytes
 
@@ -61,7 +64,12 @@ class Seeds:
         self._catalogue.registry.reload()
 
     def advance(self, replayed: Position) -> None:
-        """In the caller's transaction: tables whose part of the log is taken may be offered now."""
+        """In the caller's transaction: tables whose part of the log is taken may be offered now.
+
+        After the hub has lost rows, only once it has judged what was offered again: that may have brought them.
+        """
+        if self.healing is not None and self._meta.number("next_batch") - 1 > self._meta.number("released"):
+            return
         for synced in self._catalogue:
             attached = synced.attached
             if (
@@ -71,6 +79,21 @@ class Seeds:
                 and replayed.seq >= attached.target
             ):
                 self._catalogue.registry.update(attached.id, state="offering")
+
+    @property
+    def healing(self) -> Position | None:
+        """While rows that the hub may have lost are offered: how far this device had applied the lost log."""
+        return healing.healing(self._meta)
+
+    @property
+    def held(self) -> bool:
+        """Whether nothing may be sealed, as it is not known yet which rows the hub has."""
+        return self.healing is not None and any(synced.attached.state == "taking" for synced in self._catalogue)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether healing has come to its end: there is nothing more to offer."""
+        return self.healing is not None and not any(synced.attached.has_originals for synced in self._catalogue)
 
     def waiting(self) -> bool:
         """Whether there is anything to offer now."""
@@ -95,6 +118,10 @@ class Seeds:
             f"SELECT 1 FROM {quote(table.name)} WHERE {where} {after}", [*bound, *after_bound]
         ).fetchone()
         return row is not None
+
+    def may_be_lost(self, synced: Synced, key: Sequence[Value]) -> bool:
+        """Whether the hub has lost this row, as far as is known."""
+        return self.healing is not None and self.is_original(synced, key)
 
     def next_chunk(self, now_ms: int) -> Chunk | None:
         """The next rows to offer, None when there is nothing to offer."""

@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple
 from tidewire_agent.store import rows as rows_of
 from tidewire_agent.store.apply import Applier
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
+from tidewire_agent.store.history import move_on
 from tidewire_agent.store.loads import Loads, Stage, TableLoad
 from tidewire_agent.store.meta import Meta, mark_base
 from tidewire_agent.store.outbox import Outbox
@@ -328,6 +329,7 @@ class SnapshotLoader:
                 elif whole and attached.state != "behind":  # it was attached or rebuilt meanwhile
                     self._stand(synced, attached.cursor or before)
             if whole:
+                move_on(self._meta, before, position)
                 self._meta.checkpoint = position
                 self._outbox.release(max(included, self._outbox.released))
                 self._outbox.prune()

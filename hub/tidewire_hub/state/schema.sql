@@ -19,6 +19,12 @@ CREATE TABLE lineage (                -- lives that go on from another one of th
     seq    INTEGER NOT NULL           -- the last entry of the parent that is its own, too
 );
 
+CREATE TABLE offered (                -- entries that the hub had lost and devices offered again, with their old places
+    seq       INTEGER PRIMARY KEY,
+    was_epoch INTEGER NOT NULL,
+    was_seq   INTEGER NOT NULL
+);
+
 CREATE TABLE row (
     id       INTEGER PRIMARY KEY,
     table_id INTEGER NOT NULL,        -- place of the table in the catalogue, from 1

@@ -12,7 +12,7 @@ from tidewire_hub.database import connect, roll_back, transaction
 from tidewire_hub.effects import Effects, effects_of
 from tidewire_hub.resolve_ops import read_ops
 from tidewire_hub.resolve_rows import in_phases
-from tidewire_hub.resolve_view import life_of, unique_value
+from tidewire_hub.resolve_view import Life, life_of, unique_value
 from tidewire_hub.state.chains import Chains
 from tidewire_hub.state.conflicts import Conflicts, Origin
 from tidewire_hub.state.devices import Devices
@@ -23,7 +23,7 @@ from tidewire_hub.state.view import StateView
 from tidewire_schemas.messages import ChainPoint, Entry, Parent, Refusal
 from tidewire_schemas.positions import START, Position
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """`PRAGMA user_version` of the file. Another number: the file is made anew."""
 
 PAGE_BYTES: Final = 8192
@@ -34,6 +34,8 @@ WAL_PAGES: Final = 4_000
 
 _SCHEMA: Final = Path(__file__).with_name("schema.sql")
 _META: Final = "SELECT log_id, epoch, seq, catalogue FROM meta"
+_OFFERED: Final = "SELECT seq, was_epoch, was_seq FROM offered"
+_ADD_OFFERED: Final = "INSERT INTO offered (seq, was_epoch, was_seq) VALUES (?, ?, ?)"
 _SAVE_POSITION: Final = "UPDATE meta SET epoch = ?, seq = ?"
 _SAVE_CATALOGUE: Final = "UPDATE meta SET catalogue = ?"
 
@@ -60,6 +62,8 @@ class Folded(NamedTuple):
     """What the refused rows held."""
     parent: Parent | None = None
     """Where its incarnation began, in the first entry of one that goes on from another."""
+    was: Position | None = None
+    """The place that it had in a part of the log that was lost."""
 
 
 class State:
@@ -72,6 +76,7 @@ class State:
         self.rows: Final = Rows(connection, self.devices)
         self.chains: Final = Chains(connection, self.devices, limits.chain_points_max)
         self.conflicts: Final = Conflicts(connection, limits.conflicts_max)
+        self._offered: dict[int, Position] = {}
         self.log_id: str = ""
         self.position: Position = START
         self.catalogue: Catalogue = Catalogue()
@@ -110,6 +115,7 @@ class State:
         self.catalogue = Catalogue.from_json(catalogue)
         self.devices.load()
         self.lives.load()
+        self._offered = {seq: Position(epoch, was) for seq, epoch, was in self._connection.execute(_OFFERED)}
         self.rows.load()
         self.conflicts.load()
 
@@ -143,6 +149,14 @@ class State:
         if entry.parent is not None:
             self.lives.begin(entry.device, entry.incarnation, entry.parent)
 
+    def life_of(self, entry: Folded) -> Life:
+        """Whose an entry is, and what that one knew."""
+        return self.lives.of(entry.device, entry.incarnation)._replace(again=entry.was is not None)
+
+    def offered(self, seq: int) -> Position | None:
+        """The place that an entry had before the hub lost it; None for all others."""
+        return self._offered.get(seq)
+
     def take_plain(self, runs: Sequence[PlainRun], entry: Folded) -> bool:
         """Take up an entry of plain runs, if nothing of it has to be judged; otherwise nothing is changed."""
         if not self.rows.write_plain(runs, entry.position.seq, life_of(entry.device, entry.incarnation)):
@@ -167,15 +181,16 @@ class State:
             refused=entry.refused,
             lost=lost,
             parent=entry.parent,
+            was=entry.was,
         )
         self.meet(folded)
-        plain = plain_runs(entry.changes, self.catalogue)
+        plain = None if entry.was else plain_runs(entry.changes, self.catalogue)
         if plain is not None and self.take_plain(plain, folded):
             return
         ops = [op for op in in_phases(read_ops(entry.changes, self.catalogue)) if op.reason is None]
         view = self.view()
         view.prefetch({op.id for op in ops})
-        self.take(effects_of(ops, entry.seq, self.lives.of(entry.device, entry.incarnation), view), view, folded)
+        self.take(effects_of(ops, entry.seq, self.life_of(folded), view), view, folded)
 
     def align(self, catalogue: Catalogue) -> None:
         """Bring rows and unique values in line with a later catalogue, in one transaction."""
@@ -212,6 +227,9 @@ class State:
     def _take(self, entry: Folded, effects: Effects | None) -> int:
         point = ChainPoint(batch=entry.batch, digest=entry.digest, seq=entry.position.seq)
         self.chains.add(entry.device, entry.incarnation, point)
+        if entry.was is not None:
+            self._connection.execute(_ADD_OFFERED, (entry.position.seq, *entry.was))
+            self._offered[entry.position.seq] = entry.was
         self.position = entry.position
         overwritten = effects.overwritten if effects is not None else ()
         origin = Origin(entry.position.seq, entry.at, entry.device)

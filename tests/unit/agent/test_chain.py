@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tidewire_agent.session.chain import Chain
-from tidewire_agent.session.effects import Renumber
+from tidewire_agent.session.effects import Heal, Renumber
 from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_schemas.messages import ChainPoint, Welcome
 from tidewire_schemas.positions import START
@@ -40,7 +40,7 @@ def point(batch: int, of: str | None = None) -> ChainPoint:
     return ChainPoint(batch=batch if batch > 0 else 7, digest=of or digest(batch), seq=1)
 
 
-def judge(told: Welcome, ours: dict[int, str] | None = None, *, too_large: bool = False) -> Renumber | None:
+def judge(told: Welcome, ours: dict[int, str] | None = None, *, too_large: bool = False) -> Renumber | Heal | None:
     return Chain().judge(told, ours or {}, SEALED, too_large=too_large)
 
 

@@ -12,6 +12,7 @@ from tidewire_agent.session.effects import (
     ClearProblem,
     Effect,
     Follow,
+    Heal,
     Limits,
     PublishState,
     Renumber,
@@ -254,11 +255,16 @@ def test_a_halted_device_sends_and_applies_nothing() -> None:
     assert feed(made, replay(page(START, 1), last=True)) == []
 
 
-def test_a_checkpoint_that_is_not_on_the_log_halts_the_device() -> None:
+def test_a_hub_that_has_lost_its_end_is_said_and_healed() -> None:
     made = session(at(5))
     made.connected(0.0)
-    assert codes(made.welcomed(welcome(checkpoint="off_log"), {}, 0.0)) == {"checkpoint_off_log"}
-    assert made.state is State.HALTED
+    recent = (ChainPoint(batch=1, digest=digest(1), seq=2),)
+    effects = made.welcomed(welcome(checkpoint="off_log", common=at(3), recent=recent), {}, 0.0)
+    assert codes(effects) == {"log_lost_its_end"}
+    assert only(effects, Heal) == [Heal(at(3), recent)]
+    assert made.welcomed(welcome(), {}, 0.0) == []
+    assert SendHello() in made.reintroduce(Standing(OTHER, LOG, EPOCH, at(3), 4), 1.0)
+    assert ClearProblem("log_lost_its_end") in made.welcomed(welcome(at(3), incarnation=OTHER), {}, 1.1)
 
 
 def test_log_unknown_as_a_problem_halts_as_well() -> None:

@@ -1,0 +1,174 @@
+"""A hub that lost the end of its log, and what its devices give back to it."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.fleet import Edge, Fleet
+from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.settings import StoreSettings
+
+TABLES = """
+    CREATE TABLE notes (id TEXT PRIMARY KEY, body, more);
+    CREATE TABLE orders (id INTEGER PRIMARY KEY, total, note UNIQUE);
+"""
+FORGETFUL = StoreSettings(kept_batches_max=0)
+
+
+def fleet_of(fleet: Fleet, settings: StoreSettings | None = None) -> tuple[Edge, Edge]:
+    a, b = (fleet.edge(name, TABLES, settings=settings) for name in "ab")
+    a.sql("INSERT INTO notes VALUES ('kept', 1, 1), ('doomed', 1, 1); INSERT INTO orders VALUES (1, 1, 'one')")
+    fleet.sync()
+    return a, b
+
+
+def heal(fleet: Fleet, *edges: Edge) -> None:
+    for edge in edges:
+        fleet.hello(edge)
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_what_a_hub_lost_comes_back_from_the_devices_that_wrote_it(fleet: Fleet) -> None:
+    """Guarantees 2, 3 and 7."""
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO notes VALUES ('new', 1, 1); DELETE FROM notes WHERE id = 'doomed'")
+    fleet.sync()
+    b.sql("UPDATE notes SET body = 2 WHERE id = 'new'; UPDATE notes SET body = 2 WHERE id = 'kept'")
+    fleet.sync()
+    a.sql("UPDATE notes SET body = 3 WHERE id = 'new'; UPDATE orders SET total = 3")
+    fleet.sync()
+    before = a.rows("SELECT * FROM notes ORDER BY 1")
+    fleet.lose_tail(backed_up)
+    heal(fleet, b, a)
+    assert before == [("kept", 2, 1), ("new", 3, 1)]
+    for edge in (a, b):
+        assert edge.rows("SELECT * FROM notes ORDER BY 1") == before
+        assert edge.rows("SELECT * FROM orders") == [(1, 3, "one")]
+        assert edge.dead() == []
+
+
+def test_older_values_never_win_over_newer_ones_whoever_comes_first(fleet: Fleet) -> None:
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    for value, edge in enumerate((a, b, a, b, a), start=10):
+        edge.sql(f"UPDATE notes SET body = {value} WHERE id = 'kept'")
+        fleet.sync()
+    fleet.lose_tail(backed_up)
+    fleet.hello(a)
+    fleet.push(a)
+    fleet.pull(a)
+    assert a.rows("SELECT body FROM notes WHERE id = 'kept'") == [(14,)]
+    a.sql("UPDATE notes SET more = 'since' WHERE id = 'kept'")
+    heal(fleet, a, b)
+    assert b.rows("SELECT * FROM notes WHERE id = 'kept'") == [("kept", 14, "since")]
+
+
+def test_new_writes_win_over_what_was_lost(fleet: Fleet) -> None:
+    a, b = fleet_of(fleet)
+    c = fleet.edge("c", TABLES)
+    fleet.sync()
+    backed_up = fleet.stream.head.seq
+    a.sql("UPDATE notes SET body = 'lost', more = 'lost' WHERE id = 'kept'")
+    fleet.sync([a, b])
+    fleet.lose_tail(backed_up)
+    c.sql("UPDATE notes SET body = 'new' WHERE id = 'kept'")
+    fleet.sync([c])
+    heal(fleet, a, b)
+    assert c.rows("SELECT * FROM notes WHERE id = 'kept'") == [("kept", "new", "lost")]
+
+
+def test_nothing_is_deleted_because_the_log_lacks_it(fleet: Fleet) -> None:
+    """Nobody keeps the batches: rows that only devices have are offered as seeds, and deletes are forgotten."""
+    a, b = fleet_of(fleet, FORGETFUL)
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO notes VALUES ('new', 1, 1); INSERT INTO orders VALUES (2, 2, 'two')")
+    a.sql("DELETE FROM notes WHERE id = 'doomed'")
+    fleet.sync()
+    fleet.lose_tail(backed_up)
+    heal(fleet, a, b)
+    assert a.rows("SELECT id FROM notes ORDER BY 1") == [("doomed",), ("kept",), ("new",)]
+    assert b.rows("SELECT id FROM orders ORDER BY 1") == [(1,), (2,)]
+
+
+def test_what_was_never_sent_goes_on_top(fleet: Fleet) -> None:
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    b.sql("INSERT INTO orders VALUES (2, 2, 'two'); UPDATE notes SET body = 'b' WHERE id = 'kept'")
+    fleet.sync()
+    a.sql("UPDATE notes SET body = 'unsent' WHERE id = 'kept'")
+    a.seal()
+    a.sql("UPDATE orders SET total = 'unsealed'; DELETE FROM notes WHERE id = 'doomed'")
+    fleet.lose_tail(backed_up)
+    heal(fleet, a, b)
+    assert b.rows("SELECT id, total FROM orders") == [(1, "unsealed"), (2, "unsealed")]
+    assert b.rows("SELECT id, body FROM notes") == [("kept", "unsent")]
+    assert a.dead() == []
+
+
+def test_what_the_app_writes_meanwhile_is_not_lost(fleet: Fleet) -> None:
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO notes VALUES ('new', 1, 1)")
+    fleet.sync()
+    fleet.lose_tail(backed_up)
+    fleet.hello(a)
+    a.sql("UPDATE notes SET body = 'while' WHERE id <> 'doomed'; DELETE FROM notes WHERE id = 'doomed'")
+    a.sql("INSERT INTO notes VALUES ('newer', 1, 1)")
+    assert a.store.seal(1).batches == 0
+    heal(fleet, a, b)
+    assert b.rows("SELECT id, body FROM notes ORDER BY 1") == [("kept", "while"), ("new", "while"), ("newer", 1)]
+
+
+def test_a_restart_in_the_middle_changes_nothing(fleet: Fleet) -> None:
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    a.sql("UPDATE notes SET body = 2; INSERT INTO orders VALUES (2, 2, 'two')")
+    fleet.sync()
+    fleet.lose_tail(backed_up)
+    fleet.hello(a)
+    fleet.pull(a, until=1)
+    a.store.close()
+    a.store = EdgeStore.open(a.path, device="a")
+    heal(fleet, a, b)
+    assert b.rows("SELECT body FROM notes") == [(2,), (2,)]
+
+
+@pytest.mark.parametrize("settings", [None, FORGETFUL], ids=["kept", "forgotten"])
+def test_a_hub_that_loses_its_end_again_and_again_is_healed_each_time(
+    fleet: Fleet, settings: StoreSettings | None
+) -> None:
+    a, b = fleet_of(fleet, settings)
+    for round_ in range(3):
+        backed_up = fleet.stream.head.seq - round_
+        for edge in (a, b):
+            edge.sql(f"INSERT INTO notes VALUES ('{edge.device}{round_}', {round_}, 1)")
+            fleet.sync()
+        fleet.lose_tail(backed_up)
+        fleet.hello(b if round_ else a)
+        fleet.push(b if round_ else a)
+        heal(fleet, a, b)
+    assert len(a.rows("SELECT * FROM notes")) == 8
+
+
+def test_rows_that_were_refused_once_are_not_offered_again(fleet: Fleet) -> None:
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO orders VALUES (5, 1, 'taken')")
+    b.sql("INSERT INTO orders VALUES (6, 2, 'taken'), (7, 2, 'free')")
+    fleet.sync()
+    letters = a.dead() + b.dead()
+    fleet.lose_tail(backed_up)
+    heal(fleet, b, a)
+    assert a.rows("SELECT id FROM orders ORDER BY 1") == [(1,), (5,), (7,)]
+    assert a.dead() + b.dead() == letters
+
+
+def test_another_log_is_followed_only_once_a_person_says_so_and_deletes_nothing(fleet: Fleet) -> None:
+    a, _b = fleet_of(fleet)
+    told = fleet.stream.log_id
+    assert a.store.log_id == told
+    a.store.adopt()
+    assert a.store.log_id is None
+    assert a.rows("SELECT count(*) FROM notes") == [(2,)]
