@@ -409,12 +409,7 @@ class HubCore:
         session = self._greeting_over(device)
         if standing.accepted is not None:
             session.was_accepted(hello.incarnation, standing.accepted.batch)
-        if standing.common is not None:
-            self._voice.report(
-                "warning", handshake.AHEAD, device=device, applied=hello.position, common=standing.common
-            )
-        for problem in standing.table_problems:
-            self._voice.report("warning", problem.message, device=device, table=problem.table, code=problem.code)
+        handshake.report(self._voice, device, hello, standing)
         answer = handshake.welcome(
             hello,
             standing,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tidewire_hub.actions import Standing
 from tidewire_schemas.messages import ChainPoint, Hello, LastSealed, Problem, Welcome
 from tidewire_schemas.positions import SAFE_INTEGER_MAX, Position
+
+if TYPE_CHECKING:
+    from tidewire_hub.voice import Voice
 
 EPOCH_HEARD_MAX: Final = SAFE_INTEGER_MAX - 2**32
 """An epoch above this is no hub's (they are milliseconds since 1970 × 1024): following it would leave no room."""
@@ -37,6 +40,14 @@ def objection(hello: Hello, log: str) -> Problem | None:
             hint="its database is damaged or was edited: attach a new one",
         )
     return None
+
+
+def report(voice: Voice, device: str, hello: Hello, standing: Standing) -> None:
+    """Say in the hub's log what a person should know of a device that said Hello."""
+    if standing.common is not None:
+        voice.report("warning", AHEAD, device=device, applied=hello.position, common=standing.common)
+    for problem in standing.table_problems:
+        voice.report("warning", problem.message, device=device, table=problem.table, code=problem.code)
 
 
 def welcome(
