@@ -22,6 +22,7 @@ _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "log": ("inspect", "List the batches of this device, the newest first."),
     "digests": ("inspect", "Print rows and digest of each table, to be compared with the hub's."),
     "verify": ("verify", "Compare the rows with the hub's, and repair them."),
+    "backup": ("backup", "Copy the database to a file that can be started as another device."),
     "adopt": ("tables", "Follow another log from its start, and offer all rows here to it."),
     "dead": ("dead", "Writes that the hub refused, or that cannot be synced."),
 }
