@@ -129,6 +129,11 @@ class Device:
         else:
             self._world.disk.kill((self.path,), self._process.close)
 
+    @property
+    def may_start(self) -> bool:
+        """Whether it is down, and nothing of its last life is left."""
+        return self._process is None or (not self._process.alive and self._process.is_gone)
+
     def die_inside(self, instructions: int) -> None:
         """The agent is killed inside one of its next database calls."""
         if self._process is not None:

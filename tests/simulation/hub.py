@@ -110,6 +110,11 @@ class Hub:
         self._world.disk.kill(self._own_log(), close)
         return lost
 
+    @property
+    def may_start(self) -> bool:
+        """Whether it is down, and nothing of its last life is left."""
+        return self._process is None or (not self._process.alive and self._process.is_gone)
+
     def die_inside(self, instructions: int) -> None:
         """It is killed inside one of its next database calls."""
         if self._process is not None:

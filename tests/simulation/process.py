@@ -116,6 +116,11 @@ class Process:
         self._connections.clear()
         self.program = None
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its tasks have unwound."""
+        return self._task is None or self._task.done()
+
     async def gone(self) -> None:
         """Wait until its tasks have unwound."""
         if self._task is not None:

@@ -177,13 +177,17 @@ class World:
         self.later(self.chance.uniform(0.2, 1.0 if soon else 6.0), lambda: self._start(machine))
 
     def _start(self, machine: Device | Hub) -> None:
-        if not machine.running and machine not in self._old_hubs:
-            self.note("start", machine.label)
-            machine.start()
+        if machine.running or machine in self._old_hubs:
+            return
+        if not machine.may_start:
+            self.later(0.1, lambda: self._start(machine))
+            return
+        self.note("start", machine.label)
+        machine.start()
 
     def _take_over(self, hub: Hub) -> None:
         """A person has read that another hub led, and knows better."""
-        if not hub.running and hub is self.hub:
+        if hub.may_start and hub is self.hub:
             self.note("take over", hub.label)
             hub.start(take_over=True)
 
