@@ -4,6 +4,7 @@
     make sim ARGS='--seeds 0:10000 --steps 500'       a night's work
     make sim ARGS='--seed 17 --steps 100 --history'   one world again, and all that happened in it
     make sim ARGS='--faults hub_killed,duplicates'    these faults alone (--list shows all)
+    make sim ARGS='--also device_far_behind'          those that are on, and one that is not
 
 A failure prints the command that repeats it. A fault that is on and never struck fails the run, too.
 """
@@ -106,6 +107,8 @@ def _plans(options: argparse.Namespace) -> Iterator[Plan]:
     faults: tuple[str, ...] | None = None
     if options.faults is not None:
         faults = tuple(name for name in options.faults.split(",") if name != "none")
+    if options.also is not None:
+        faults = (*(fault.name for fault in Plan(0, faults=faults).chosen()), *options.also.split(","))
     if options.seed is not None:
         seeds = range(options.seed, options.seed + 1)
     else:
@@ -122,6 +125,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100, help="writes and strikes in each world (default: 100)")
     parser.add_argument("--devices", type=int, default=3, help="devices at the beginning (default: 3)")
     parser.add_argument("--faults", help="names, by commas; `none` for none (default: all that are on)")
+    parser.add_argument("--also", help="names of faults that are off, by commas")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worlds at a time (default: all cores)")
     parser.add_argument("--history", action="store_true", help="show all that happened (with --seed)")
     parser.add_argument("--list", action="store_true", help="show the faults")

@@ -28,6 +28,9 @@ from tidewire_link.settings import LinkSettings
 class Neighbours(Surroundings, Protocol):
     """What a hub needs of its world."""
 
+    short_log: bool
+    """Whether the log is trimmed all the time, so that devices come back by snapshots."""
+
     def uses_alone(self, hub: Hub) -> bool:
         """Whether no other hub has this one's log open."""
         ...
@@ -46,7 +49,8 @@ class Hub:
     def __init__(self, world: Neighbours, label: str, folder: Path, log: LogChecker) -> None:
         self.label = label
         self.clock = Clock()
-        self.settings = HubSettings(data=folder, node=label, username=label, **_SETTINGS)
+        short = _SHORT_LOG if world.short_log else {}
+        self.settings = HubSettings(data=folder, node=label, username=label, **_SETTINGS, **short)
         self.files = DataDirectory(folder, self.settings.stream)
         self._world = world
         self._log = log
@@ -213,6 +217,13 @@ _SETTINGS: Final[dict[str, Any]] = {
     "replay_cache_bytes_max": 16 * 1024,
     "replay_in_flight_max": 2,
     "rival_wait_s": 1.0,
+    "reconnect_delay_min_s": 0.05,
+    "reconnect_delay_max_s": 1.0,
+    "puback_timeout_s": 5.0,
+}
+"""Small, so that every limit and timeout is met often."""
+
+_SHORT_LOG: Final[dict[str, Any]] = {
     "retention_entries": 12,
     "retention_interval_s": 0.5,
     "retention_step_entries": 4,
@@ -222,8 +233,5 @@ _SETTINGS: Final[dict[str, Any]] = {
     "snapshot_keep_s": 5.0,
     "snapshot_advised_entries": 8,
     "snapshot_cache_bytes_max": 4096,
-    "reconnect_delay_min_s": 0.05,
-    "reconnect_delay_max_s": 1.0,
-    "puback_timeout_s": 5.0,
 }
-"""Small, so that every limit and timeout is met often."""
+"""For worlds in which devices come back by a snapshot."""

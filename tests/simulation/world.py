@@ -82,6 +82,7 @@ class World:
         self._loop = loop
         self._hash = blake2b(digest_size=16)
         self._stopping = False
+        self.short_log = any(fault.name == "device_far_behind" for fault in plan.chosen())
         self.hub = Hub(self, "hub", folder / "hub", self.log)
         self._old_hubs: list[Hub] = []
 
