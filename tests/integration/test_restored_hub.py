@@ -10,6 +10,7 @@ from pathlib import Path
 from support.agent_process import tidewire_agent
 from support.hub_process import tidewire_hub
 from support.processes import Device, Site
+from support.waiting import wait_for
 
 SCHEMA = "CREATE TABLE notes (id TEXT PRIMARY KEY, body)"
 ALL = "SELECT id, body FROM notes ORDER BY id"
@@ -42,9 +43,10 @@ def test_a_hub_restored_from_a_backup_gets_back_what_it_lost(tmp_path: Path) -> 
         b.sql("UPDATE notes SET body = 2 WHERE id <> 'doomed';", "DELETE FROM notes WHERE id = 'doomed';")
         site.wait_at_rest()
         put_in_place_of(site, tmp_path / "backup")
+        # What they say of themselves is from before, until they have heard of it.
+        wait_for(lambda: "has lost its end" in a.log and "has lost its end" in b.log, what="both know of the loss")
         site.wait_at_rest()
         assert a.query(ALL) == [("after", 2), ("first", 2)]
-        assert "has lost its end" in a.log
         assert "its end was lost" in site.hub.log
         a.sql("INSERT INTO notes VALUES ('goes on', 1);")
         site.wait_at_rest()
