@@ -150,9 +150,9 @@ def from_sqlite(error: sqlite3.Error, path: object = None) -> DatabaseError:
 
 
 @contextmanager
-def sqlite_errors() -> Iterator[None]:
-    """sqlite3's errors as Tidewire's, which say what to do."""
+def sqlite_errors(path: Path | None = None) -> Iterator[None]:
+    """sqlite3's errors as Tidewire's, which say what to do; they name the file if it is given."""
     try:
         yield
     except sqlite3.Error as error:
-        raise from_sqlite(error) from error
+        raise from_sqlite(error, path) from error

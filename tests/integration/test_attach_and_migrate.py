@@ -229,9 +229,9 @@ def test_a_detached_table_stays_detached_under_all_tables_until_it_is_asked_for(
     assert a.store.detach_table("notes")
     a.sql("CREATE TABLE other (id INTEGER PRIMARY KEY); INSERT INTO notes VALUES ('1', 'x')")
     a.store.refresh()
-    assert [shape.name for shape in a.store.shapes()] == ["other"]
+    assert [shape.name for shape in a.store.tables.shapes()] == ["other"]
     a.attach("notes")
-    assert {shape.name for shape in a.store.shapes()} == {"notes", "other"}
+    assert {shape.name for shape in a.store.tables.shapes()} == {"notes", "other"}
 
 
 def test_what_was_written_and_taken_back_over_a_foreign_row_gives_way_to_it(fleet: Fleet) -> None:
@@ -502,7 +502,7 @@ def test_a_full_text_index_beside_synced_tables_goes_on_working(fleet: Fleet) ->
     fleet.sync()
     assert a.rows("SELECT id FROM found WHERE found MATCH 'hello'") == [("1",)]
     assert b.rows("SELECT body FROM notes") == [("hello world",)]
-    assert [shape.name for shape in a.store.shapes()] == ["notes"]
+    assert [shape.name for shape in a.store.tables.shapes()] == ["notes"]
     assert any("'found'" in problem and "virtual" in problem for problem in a.store.problems())
     fleet.assert_equal()
 

@@ -81,11 +81,11 @@ def test_tables_that_another_process_detaches_are_no_longer_followed(fleet: Flee
     with closing(EdgeStore.open(a.path, device=None)) as other:
         assert other.detach_table("tags")
         a.store.follow(fleet.stream.log_id, fleet.stream.epoch, fleet.stream.head)
-        assert [shape.name for shape in a.store.shapes()] == ["notes"]
+        assert [shape.name for shape in a.store.tables.shapes()] == ["notes"]
         assert other.detach_table("notes")
         a.store.renumber(None, None)
-        assert a.store.shapes() == ()
-    assert a.store.shapes_news
+        assert a.store.tables.shapes() == ()
+    assert a.store.tables.news
 
 
 def test_outbox_is_read_only_as_far_as_it_is_known_to_be_sealed(fleet: Fleet) -> None:

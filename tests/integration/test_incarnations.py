@@ -16,7 +16,7 @@ TABLES = """
 def renumber_after_accepted(fleet: Fleet, edge: Edge) -> None:
     accepted = fleet.stream.accepted(edge.device, edge.store.incarnation)
     if accepted is None:
-        edge.store.renumber(0, edge.store.parent)
+        edge.store.renumber(0, edge.store.batches.parent)
     else:
         edge.store.renumber(accepted.batch, accepted.digest)
 

@@ -68,7 +68,7 @@ def test_pending_writes_stay_on_top_and_own_batches_that_it_includes_do_not(flee
         (3, "three", 33),
         (4, "four", 4),
     ]
-    assert b.store.released == 1
+    assert b.store.batches.released == 1
     fleet.sync()
     fleet.assert_equal()
 

@@ -68,7 +68,7 @@ def detach(tables: tuple[str, ...], force: bool, as_json: bool, **options: Any) 
                     raise SettingError(f"table {name!r} is not attached", hint="`status` lists the tables that are")
                 _say([name], f"{name} is detached", as_json=as_json)
         else:
-            attached = [shape.name for shape in store.shapes()]
+            attached = [shape.name for shape in store.tables.shapes()]
             store.detach()
             lock.remove()
             _say(attached, "removed every trace; the rows stay as they are", as_json=as_json)

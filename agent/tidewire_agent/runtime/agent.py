@@ -26,7 +26,8 @@ from tidewire_agent.runtime.troubles import Troubles
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.settings import AgentSettings, host_device_name
 from tidewire_agent.status import AgentStatus
-from tidewire_agent.store.edge_store import Backlog, EdgeStore
+from tidewire_agent.store.backlog import Backlog
+from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.errors import LinkError, NotConnected, SubscriptionDenied
 from tidewire_link.port import Connected, Disconnected, Link, Received
 from tidewire_link.settings import LinkSettings, Will

@@ -339,7 +339,7 @@ class Engine:
                     await self.patiently(partial(self._database.run, EdgeStore.follow, log, epoch, head))
                     self.wake()  # tables that were waiting for a head may have seeds to offer now
                 case AnswerFresh(nonce, head):
-                    await self.patiently(partial(self._database.run, EdgeStore.fresh_answered, nonce, head))
+                    await self.patiently(partial(self._database.run, filework.answer_fresh, nonce, head))
                     if self.session.fresh_waits:
                         self.wake()
                 case AwaitSnapshot():

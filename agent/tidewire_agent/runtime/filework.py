@@ -14,6 +14,7 @@ from tidewire_agent.store.seal import SealOutcome
 from tidewire_agent.store.verify_questions import VerifyQuestion
 from tidewire_schemas.errors import SequenceGap
 from tidewire_schemas.messages import ChainPoint, Hello, Page, Welcome
+from tidewire_schemas.positions import Position
 
 LoadEffect = BeginLoad | LoadChunk | FinishLoad | ForgetLoad
 
@@ -66,7 +67,7 @@ def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None) -> Sea
     outcome = store.seal(now_ms)
     if outcome.batches:
         store.harden()
-    return Sealed(outcome, read_standing(store), store.shapes_news, store.fresh_asked(), store.questions.open())
+    return Sealed(outcome, read_standing(store), store.tables.news, store.fresh.open(), store.questions.open())
 
 
 def apply_page(store: EdgeStore, page: Page) -> PageDone:
@@ -75,7 +76,7 @@ def apply_page(store: EdgeStore, page: Page) -> PageDone:
         applied = store.apply(page)
     except SequenceGap:
         applied = None
-    return PageDone(applied, read_standing(store), store.shapes_news, store.behind)
+    return PageDone(applied, read_standing(store), store.tables.news, store.tables.behind)
 
 
 class Loaded(NamedTuple):
@@ -115,6 +116,11 @@ def compare(store: EdgeStore, welcome: Welcome, points: Sequence[ChainPoint]) ->
     return store.batches.digests_of(points), store.batches.above(sent, welcome.batch_bytes_max)
 
 
+def answer_fresh(store: EdgeStore, nonce: str, head: Position) -> None:
+    """Tell a program how far the hub is."""
+    store.fresh.answer(nonce, head)
+
+
 def hello(store: EdgeStore, boot: str) -> Hello:
     """What to say in a handshake."""
     return Hello(
@@ -124,8 +130,8 @@ def hello(store: EdgeStore, boot: str) -> Hello:
         position=store.checkpoint,
         epoch=store.epoch,
         last_sealed=store.last_sealed,
-        parent=store.parent,
+        parent=store.batches.parent,
         history=tuple(store.history),
-        oldest_kept=store.oldest_kept,
-        tables=store.tell_shapes(),
+        oldest_kept=store.batches.oldest,
+        tables=store.tables.tell(),
     )

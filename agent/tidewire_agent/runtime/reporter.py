@@ -15,7 +15,7 @@ from tidewire_agent.runtime.inbox import Inbox
 from tidewire_agent.runtime.troubles import Troubles
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.status import AgentStatus, ProblemStatus
-from tidewire_agent.store.edge_store import Backlog
+from tidewire_agent.store.backlog import Backlog
 from tidewire_agent.verify_report import VerifyReport
 from tidewire_link.command_line import version
 from tidewire_link.settings import parse_url

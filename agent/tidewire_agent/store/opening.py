@@ -17,12 +17,18 @@ TABLES_VERSION: Final = 1
 """Of Tidewire's own tables: goes up when an older agent would do harm in them."""
 
 
+SQLITE_MIN: Final = (3, 24, 0)
+"""The first SQLite with UPSERT, which applying needs. The app may bring an older one."""
+
+
 def connect(path: Path, *, busy_timeout_s: float) -> sqlite3.Connection:
     """A connection in WAL mode, set up for an agent.
 
     Raises:
         sqlite3.Error, DatabaseNotUsable: the file cannot be used.
     """
+    if sqlite3.sqlite_version_info < SQLITE_MIN:
+        raise DatabaseNotUsable(f"this Python brings SQLite {sqlite3.sqlite_version}", hint="3.24 or newer is needed")
     connection = sqlite3.connect(
         path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False, cached_statements=512
     )

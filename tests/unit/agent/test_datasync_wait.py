@@ -192,9 +192,9 @@ def test_an_open_transaction_is_refused_as_nobody_else_can_see_it(sync: DataSync
 def test_fresh_waits_for_the_answer_and_for_all_that_it_names(sync: DataSync, device: Device) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(sync.fresh, 10)
-        (nonce,) = wait_for(device.store.fresh_asked)
+        (nonce,) = wait_for(device.store.fresh.open)
         target = Position(1, device.head.seq + 2)
-        device.store.fresh_answered(nonce, target)
+        device.store.fresh.answer(nonce, target)
         for seq in range(device.head.seq + 1, target.seq + 1):
             assert not waiting.done()
             device.append(seq, CHANGE % seq, device="other", batch=seq, digest="d" * 32)
@@ -208,24 +208,24 @@ def test_a_file_is_fresh_while_the_log_is_empty(sync: DataSync, path: Path) -> N
     device.welcome()
     with closing(device.store), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(sync.fresh, 10)
-        (nonce,) = wait_for(device.store.fresh_asked)
-        device.store.fresh_answered(nonce, START)
+        (nonce,) = wait_for(device.store.fresh.open)
+        device.store.fresh.answer(nonce, START)
         waiting.result()
 
 
 def test_the_first_answer_counts(sync: DataSync, device: Device) -> None:
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(sync.fresh, 10)
-        (nonce,) = wait_for(device.store.fresh_asked)
-        device.store.fresh_answered(nonce, device.head)
-        device.store.fresh_answered(nonce, Position(1, device.head.seq + 1))
+        (nonce,) = wait_for(device.store.fresh.open)
+        device.store.fresh.answer(nonce, device.head)
+        device.store.fresh.answer(nonce, Position(1, device.head.seq + 1))
         waiting.result()
 
 
 def test_a_question_without_an_answer_times_out_and_is_taken_back(sync: DataSync, device: Device) -> None:
     with pytest.raises(FreshTimeout, match=r"after 0\.1 s"):
         sync.fresh(timeout=0.1)
-    assert device.store.fresh_asked() == []
+    assert device.store.fresh.open() == []
 
 
 def test_questions_of_killed_programs_are_swept_by_the_next_one(sync: DataSync, device: Device) -> None:
@@ -239,4 +239,4 @@ def test_questions_of_killed_programs_are_swept_by_the_next_one(sync: DataSync, 
             connection.execute("INSERT INTO tidewire_fresh (nonce, asked_at) VALUES (?, ?)", (nonce, now_ms - age))
     with pytest.raises(FreshTimeout):
         sync.fresh(timeout=0)
-    assert device.store.fresh_asked() == ["new"]
+    assert device.store.fresh.open() == ["new"]

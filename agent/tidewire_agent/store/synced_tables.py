@@ -1,0 +1,98 @@
+"""The tables that are synced: attached, detached, followed through changes of the schema, and told to the hub."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from tidewire_agent.store.apply import Applier
+from tidewire_agent.store.catalogue import AttachReport, Catalogue
+from tidewire_agent.store.loads import Loads
+from tidewire_agent.store.opening import remove_tables
+from tidewire_agent.store.parked import Parked
+from tidewire_agent.store.pending import Pending
+from tidewire_agent.store.row_writer import RowWriter
+from tidewire_agent.store.transactions import Transactions
+from tidewire_schemas.shapes import TableShape
+
+
+class SyncedTables:
+    """The attached tables of one database. Whoever remembers something of them is told when they change."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        transactions: Transactions,
+        catalogue: Catalogue,
+        pending: Pending,
+        parked: Parked,
+        loads: Loads,
+        rows: RowWriter,
+        applier: Applier,
+    ) -> None:
+        self._connection = connection
+        self._transactions = transactions
+        self._catalogue = catalogue
+        self._pending = pending
+        self._parked = parked
+        self._loads = loads
+        self._rows = rows
+        self._applier = applier
+        self._told: dict[int, TableShape] | None = None
+
+    def attach(self, wanted: Sequence[str], *, all_tables: bool) -> list[AttachReport]:
+        """Sync these tables from now on; what became of each."""
+        reports = self._catalogue.attach(wanted, all_tables=all_tables)
+        self._loads.reload()
+        self._pending.forget()
+        return reports
+
+    def detach(self, name: str) -> bool:
+        """Stop syncing one table. False where it was not attached."""
+        found = self._catalogue.detach_one(name)
+        self._loads.reload()
+        return found
+
+    def remove_all_traces(self) -> None:
+        """Remove triggers and Tidewire's tables."""
+        with self._transactions.write():
+            self._catalogue.remove_triggers()
+            remove_tables(self._connection)
+
+    def refresh(self) -> None:
+        """Follow a change of the schema, if there was one."""
+        if self._catalogue.is_stale():
+            self._catalogue.refresh()
+            self._loads.reload()
+            self._pending.forget()
+            self._applier.schema_changed()
+            self._parked.recount()  # of a table that another process has detached nothing is left
+
+    def shapes(self) -> tuple[TableShape, ...]:
+        """The shapes of the attached tables."""
+        return tuple(synced.table.shape for synced in self._catalogue)
+
+    def tell(self) -> tuple[TableShape, ...]:
+        """The shapes for a Hello: what the hub is told, and knows from then on."""
+        self._told = self._shapes_by_id()
+        return tuple(self._told.values())
+
+    @property
+    def news(self) -> bool:
+        """Whether the tables are others than the hub was told, until it is told these (say Hello again).
+
+        By their numbers, too: one that was detached and attached again is to be brought up anew.
+        """
+        return self._told is not None and self._told != self._shapes_by_id()
+
+    @property
+    def behind(self) -> int:
+        """How many tables have fallen behind."""
+        return sum(attached.state == "behind" for attached in self._catalogue.registry.by_id.values())
+
+    def problems(self) -> list[str]:
+        """What a person should know about tables that are wanted and not synced, in whole or in part."""
+        return [*self._catalogue.problems(), *self._rows.problems()]
+
+    def _shapes_by_id(self) -> dict[int, TableShape]:
+        return {synced.attached.id: synced.table.shape for synced in self._catalogue}
