@@ -186,7 +186,8 @@ def _settings_introduction(program: Program) -> Iterator[str]:
     yield "Every setting is a flag, a key of the TOML file given by `--config`, and an environment variable:"
     yield f'`--log-level debug`, `log_level = "debug"`, `{program.env_prefix}LOG_LEVEL=debug`. A flag wins over the'
     yield "environment, that over the file, that over the default. In the environment a list is separated by commas."
-    yield f"`{program.env_prefix}CONFIG` names a file as `--config` does. A name that no setting has is an error."
+    yield f"`{program.env_prefix}CONFIG` names a file as `--config` does. A name that no setting has is an error, in"
+    yield "the environment too: only what Kubernetes and Docker set there for a service of that name is let be."
     yield ""
     yield "```toml"
     yield program.example

@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,6 +35,17 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 CONFIG_OPTION: Final = "config"
 """The option that names the TOML file; it is no setting itself."""
+
+_SET_BY_PLATFORMS: Final = re.compile(
+    r"""
+    (.+_)? SERVICE_HOST = .*  |  (.+_)? SERVICE_PORT (_.+)? = \d+
+    | (.+_)? PORT = (tcp|udp|sctp)://.*  |  (.+_)? PORT_\d+_(TCP|UDP|SCTP) (_(PROTO|PORT|ADDR))? = .*
+    | NAME = /.*  |  ENV_.+ = .*
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+"""What follows the prefix in variables that Kubernetes and Docker's links set in other containers for a service that is
+called `tidewire-hub`: TIDEWIRE_HUB_SERVICE_HOST=10.0.0.1, TIDEWIRE_HUB_PORT=tcp://10.0.0.1:8080."""
 
 _METAVARS: Final = (("_bytes_max", "BYTES"), ("_bytes", "BYTES"), ("_ms", "MILLISECONDS"), ("_s", "SECONDS"))
 
@@ -122,7 +134,7 @@ def load_settings(
     Raises:
         SettingError: a file that cannot be read, an unknown key, a missing or bad value; it names the place.
     """
-    _refuse_misspelled(model, env_prefix, environ)
+    _refuse_unknown(model, env_prefix, environ)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     path = config_file or environ.get(f"{env_prefix}CONFIG")
@@ -213,14 +225,18 @@ def _read_toml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     return values
 
 
-def _refuse_misspelled(model: type[BaseModel], env_prefix: str, environ: Mapping[str, str]) -> None:
-    """Refuse a variable that is almost a setting. Others are let be: Kubernetes sets some of its own for a service."""
-    known = [f"{env_prefix}{key.upper()}" for key in (*model.model_fields, CONFIG_OPTION)]
-    for variable in environ:
-        if variable.startswith(env_prefix) and variable not in known:
-            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.92)
-            if near:
-                raise SettingError(f"unknown setting {variable} in the environment", hint=f"did you mean {near[0]}?")
+def _refuse_unknown(model: type[BaseModel], env_prefix: str, environ: Mapping[str, str]) -> None:
+    """Refuse a variable that no setting has, save those that platforms set for a service of our name."""
+    known = {f"{env_prefix}{key.upper()}": key for key in (*model.model_fields, CONFIG_OPTION)}
+    for variable in sorted(environ):
+        if not variable.startswith(env_prefix) or variable in known:
+            continue
+        if _SET_BY_PLATFORMS.fullmatch(f"{variable.removeprefix(env_prefix)}={environ[variable]}"):
+            continue
+        near = difflib.get_close_matches(variable.removeprefix(env_prefix).lower(), known.values(), n=3)
+        meant = " or ".join(f"{env_prefix}{key.upper()}" for key in near)
+        hint = f"did you mean {meant}?" if meant else "unset it; run the command with --help for all settings"
+        raise SettingError(f"unknown setting {variable} in the environment", hint=hint)
 
 
 def _suggestion(key: str, model: type[BaseModel]) -> str:

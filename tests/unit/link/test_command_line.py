@@ -72,10 +72,38 @@ def test_the_environment_may_name_the_file_and_lists_with_commas(tmp_path: Path)
     assert got.tables == ("orders", "items")
 
 
-def test_a_misspelled_variable_is_refused_and_a_foreign_one_is_let_be() -> None:
-    with pytest.raises(SettingError, match="KETTLE_ACK_TIMEOUTS_S"):
-        loaded({"path": "/x"}, None, {"KETTLE_ACK_TIMEOUTS_S": "1"})
-    loaded({"path": "/x"}, None, {"KETTLE_SERVICE_HOST": "10.0.0.1", "KETTLE_PORT_8080_TCP": "tcp://10.0.0.1"})
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [
+        ("KETTLE_ACK_TIMEOUTS_S", "did you mean KETTLE_ACK_TIMEOUT_S?"),
+        ("KETTLE_ack_timeout_s", "did you mean KETTLE_ACK_TIMEOUT_S?"),
+        ("KETTLE_BOGUS", "unset it; run the command with --help for all settings"),
+        ("KETTLE_PORT", "unset it; run the command with --help for all settings"),
+    ],
+)
+def test_a_variable_that_no_setting_has_is_refused(variable: str, hint: str) -> None:
+    with pytest.raises(SettingError, match=f"unknown setting {variable} in the environment") as caught:
+        loaded({"path": "/x"}, None, {variable: "1"})
+    assert caught.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "KETTLE_SERVICE_HOST=10.0.0.1",
+        "KETTLE_SERVICE_PORT_HTTP=8080",
+        "KETTLE_METRICS_SERVICE_PORT=9100",
+        "KETTLE_PORT=tcp://10.0.0.1:8080",
+        "KETTLE_PORT_8080_TCP=tcp://10.0.0.1:8080",
+        "KETTLE_PORT_8080_TCP_ADDR=10.0.0.1",
+        "KETTLE_NAME=/app/kettle",
+        "KETTLE_ENV_HOME=/root",
+        "KETTLES_BOGUS=1",
+    ],
+)
+def test_a_variable_that_a_platform_sets_for_a_service_of_the_name_is_let_be(variable: str) -> None:
+    name, value = variable.split("=")
+    loaded({"path": "/x"}, None, {name: value})
 
 
 @pytest.mark.parametrize("key", ["ack_timeout", "ack-timeout-s", "ACK_TIMEOUT_S"])
