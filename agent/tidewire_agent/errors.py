@@ -19,6 +19,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from tidewire_schemas.errors import DatabaseError, SettingError, TidewireError
 
@@ -127,6 +128,9 @@ def check_is_file(path: Path) -> None:
         raise DatabaseMissing(f"{path} is not a file")
 
 
+NOT_A_DATABASE_HINT: Final = "give the app's SQLite file"
+
+
 def from_sqlite(error: sqlite3.Error, path: object = None) -> DatabaseError:
     """The error of this module that says what an sqlite3 error means for the person in charge of the file."""
     name = getattr(error, "sqlite_errorname", "") or ""
@@ -138,7 +142,7 @@ def from_sqlite(error: sqlite3.Error, path: object = None) -> DatabaseError:
     if name.startswith("SQLITE_IOERR"):
         return DatabaseNotUsable(f"the disk reported an error: {text}")
     if name == "SQLITE_NOTADB":
-        return DatabaseNotUsable(f"{path or 'the file'} is not an SQLite database", hint="give the app's SQLite file")
+        return DatabaseNotUsable(f"{path or 'the file'} is not an SQLite database", hint=NOT_A_DATABASE_HINT)
     if name == "SQLITE_ERROR" and text.startswith(("no such column", "no such table: tidewire")):
         return DatabaseNotUsable(
             f"the tidewire_ tables in {path or 'the file'} are not those of this version: {text}",

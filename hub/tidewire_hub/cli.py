@@ -171,13 +171,15 @@ def conflicts(config: str | None, after: int, limit: int, as_json: bool, **value
     """List concurrent writes, oldest first: which won, and the values that lost."""
     from tidewire_hub.offline import read_state  # noqa: PLC0415
 
-    found = read_state(_settings(values, config), after=after, limit=limit)
-    records = [conflict._asdict() for conflict in found.conflicts]
+    found = read_state(_settings(values, config), after=after, limit=limit + 1)
+    records = [conflict._asdict() for conflict in found.conflicts[:limit]]
     if not as_json:
         for record in records:
             record["at"] = time_text(record["at"])
     columns = ["id", "seq", "at", "table", "key", "kind", "device", "loser", "lost"]
     print_records(records, columns, as_json=as_json, empty="no conflicts")
+    if len(found.conflicts) > limit:
+        click.echo(f"… and more: go on with --after {records[-1]['id']}", err=as_json)
 
 
 @main.command()

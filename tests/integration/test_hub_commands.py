@@ -109,16 +109,21 @@ async def test_conflicts_and_digests_are_read_beside_a_running_hub(
     async with HandMadeDevice(broker.url, "till-8") as other:
         await other.send(other.seal((1, "taken")))
         await other.until_acked(1)
-    (conflict,) = records("conflicts", hub)
+        await other.send(other.seal((2, "taken too")))
+        await other.until_acked(2)
+    (conflict, later) = records("conflicts", hub)
     assert (conflict["table"], conflict["key"], conflict["kind"], conflict["device"]) == (
         "readings",
         [1],
         "key_taken",
         "till-8",
     )
-    assert records("conflicts", hub, "--after", str(conflict["id"])) == []
+    assert records("conflicts", hub, "--after", str(conflict["id"])) == [later]
+    shown = tidewire_hub("conflicts", "--data", hub.data, "--limit", "1").stdout
+    assert shown.endswith(f"… and more: go on with --after {conflict['id']}\n")
+    assert "more" not in tidewire_hub("conflicts", "--data", hub.data, "--limit", "2").stdout
     (digest,) = records("digests", hub)
-    assert (digest["table"], digest["rows"], digest["seq"]) == ("readings", 30, 31)
+    assert (digest["table"], digest["rows"], digest["seq"]) == ("readings", 30, 32)
     await till.send(till.seal((31, "and the hub goes on")))
     await till.until_acked(31)
     assert records("digests", hub)[0]["rows"] == 31

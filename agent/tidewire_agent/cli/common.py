@@ -41,7 +41,7 @@ def open_store(settings: AgentSettings, *, new: bool = False) -> Iterator[EdgeSt
         DatabaseError, SettingError: it cannot be used.
     """
     device = settings.device
-    if new and device is None and not known_to_tidewire(settings):
+    if not known_to_tidewire(settings) and new and device is None:
         device = host_device_name()
     store = EdgeStore.open(settings.db, device=device, settings=settings.store_settings())
     try:
@@ -85,9 +85,10 @@ def open_keys(options: dict[str, Any]) -> Iterator[DataSync]:
 
     Raises:
         DatabaseMissing: there is no such file; a command does not make one by a slip of the hand.
+        DatabaseNotUsable: it cannot be looked at.
     """
     settings = settings_of(options)
-    check_is_file(settings.db)
+    known_to_tidewire(settings)
     with DataSync(settings.db) as sync:
         yield sync
 
@@ -96,6 +97,12 @@ def confirm_flush(sync: DataSync, flush: float | None) -> None:
     """Wait until the hub has all writes, if that was asked for."""
     if flush is not None:
         sync.flush(flush)
+
+
+def say_left_out(count: int, *, as_json: bool) -> None:
+    """Say how many records a `--limit` has left out, if any; beside JSON on stderr."""
+    if count > 0:
+        click.echo(f"… and {count} more: give a larger --limit", err=as_json)
 
 
 def flush_option(command: Decorated) -> Decorated:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewire, open_store, settings_of
+from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewire, open_store, say_left_out, settings_of
 from tidewire_agent.store.dead_letters import CannotRetry
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.command_line import ExitCode, json_option, print_records, time_text
@@ -27,10 +27,10 @@ def dead() -> None:
 def list_letters(limit: int, as_json: bool, **options: Any) -> None:
     """List them, the newest first, each with its reason."""
     settings = settings_of(options)
-    letters = []
+    letters, held = [], 0
     if known_to_tidewire(settings):
         with open_store(settings) as store:
-            letters = store.dead(limit)
+            letters, held = store.dead(limit), store.backlog().dead_letters
     records = [
         {
             "id": letter.id,
@@ -48,6 +48,7 @@ def list_letters(limit: int, as_json: bool, **options: Any) -> None:
     ]
     columns = ("id", "at", "table", "op", "key", "reason", "detail", "cells")
     print_records(records, columns, as_json=as_json, empty="no dead letters")
+    say_left_out(held - len(letters), as_json=as_json)
 
 
 @dead.command(epilog=EPILOG)

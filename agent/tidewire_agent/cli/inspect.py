@@ -25,8 +25,9 @@ def status(as_json: bool, **options: Any) -> None:
     States: live, catching_up, loading_snapshot, handshaking, offline (no broker), halted (a person must decide),
     starting, stopped, not_running (it ended without saying so), never_run.
 
-    Of a table: taking (the hub's rows come first), offering (then the rows that were there before are sent), synced,
-    behind (too many changes of other devices do not fit), missing (dropped or renamed), not_synced (not possible).
+    Of a table: not_connected (it has met no hub yet), taking (the hub's rows come first), offering (then the rows that
+    were there before are sent), synced, behind (too many changes of other devices do not fit), missing (dropped or
+    renamed), not_synced (not possible).
     """
     settings = settings_of(options)
     document = _document(settings)
@@ -48,7 +49,7 @@ def log(limit: int, as_json: bool, **options: Any) -> None:
         print_records([], (), as_json=as_json, empty="no agent has used this database yet")
         return
     with open_store(settings) as store:
-        kept = store.kept_log(limit)
+        kept = store.kept_log(limit + 1)
     records = [
         {
             "batch": batch.batch,
@@ -57,11 +58,13 @@ def log(limit: int, as_json: bool, **options: Any) -> None:
             "bytes": batch.bytes,
             "digest": batch.digest,
         }
-        for batch in kept
+        for batch in kept[:limit]
     ]
     print_records(
         records, ("batch", "in_log", "sealed_at", "bytes", "digest"), as_json=as_json, empty="no batches are kept"
     )
+    if len(kept) > limit:
+        click.echo("… and more: give a larger --limit", err=as_json)
 
 
 @click.command(epilog=EPILOG)
@@ -90,16 +93,19 @@ def _document(settings: AgentSettings) -> dict[str, Any]:
     with reading(settings) as connection:
         if known and document["state"] in ("stopped", "not_running", "never_run"):
             document |= database_of(connection)
-        document["tables"] = [table._asdict() for table in tables_of(connection)] if known else []
+        allow = settings.allow_unkept_unique
+        found = tables_of(connection, allow_unkept_unique=allow) if known else []
+    document["tables"] = [table._asdict() for table in found]
     return document
 
 
-def _table_line(table: dict[str, Any]) -> str:
-    line = f"table {table['table']}: {table['state'].replace('_', ' ')}"
+def _table_lines(table: dict[str, Any]) -> list[str]:
+    state = "not connected yet" if table["state"] == "not_connected" else table["state"].replace("_", " ")
+    line = f"table {table['table']}: {state}"
     for count, what in ((table["waiting"], "changes wait to be sent"), (table["parked"], "changes wait to fit")):
         if count:
             line += f", {count} {what}"
-    return line
+    return [line, f"  {table['problem']}"] if table["problem"] else [line]
 
 
 def _verified_line(report: dict[str, Any]) -> str:
@@ -133,7 +139,9 @@ def _lines(document: dict[str, Any]) -> list[str]:
             f"the oldest sealed at {time_text(document['oldest_sealed_at'])}"
         )
         lines.append(f"{document['dead_letters']} dead letters, {document['parked']} parked rows")
-    lines += [_table_line(table) for table in document["tables"]]
+    lines += [line for table in document["tables"] for line in _table_lines(table)]
+    if document.get("device") and not document["tables"]:
+        lines.append("no table is attached")
     if document.get("verified"):
         lines.append(_verified_line(document["verified"]))
     if document.get("rejected_count"):

@@ -124,7 +124,7 @@ def from_sqlite(error: sqlite3.Error, path: Path) -> DatabaseError:
         case sqlite3.SQLITE_CORRUPT:
             return DatabaseCorrupt(f"{path} is damaged: {error}")
         case sqlite3.SQLITE_NOTADB:
-            return DatabaseCorrupt(f"{path} is not an SQLite database")
+            return DatabaseCorrupt(f"{path} is not an SQLite database", hint=errors.NOT_A_DATABASE_HINT)
         case sqlite3.SQLITE_CANTOPEN:
             return DatabaseMissing(f"{path} cannot be opened or made", hint=_MISSING_HINT)
         case _:

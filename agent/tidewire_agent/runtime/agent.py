@@ -119,6 +119,7 @@ class Agent:
         """
         check_is_file(self._settings.db)
         with AgentLock.acquire(self._settings.db) as lock:
+            _log.info("starting on %s", self._settings.db)
             reporter = Reporter(self._settings, lock, self._troubles, boot=self._boot, publish=self._publish_state)
             self._reporter, self._lock = reporter, lock
             try:

@@ -401,9 +401,10 @@ class Engine:
             await self._say_tables()
 
     async def _say_tables(self) -> None:
-        problems = await self._database.run(EdgeStore.problems)
+        problems, synced = await self._database.run(lambda store: (store.tables.problems(), store.tables.shapes()))
         if problems:
-            self._troubles.say(Trouble("tables_not_synced", "; ".join(problems), "the other tables are synced"))
+            hint = "the other tables are synced" if synced else ""
+            self._troubles.say(Trouble("tables_not_synced", "; ".join(problems), hint))
         else:
             self._troubles.clear("tables_not_synced")
 

@@ -112,27 +112,31 @@ class Catalogue:
         return reports
 
     def detach_one(self, name: str) -> bool:
-        """Stop syncing one table; its rows stay as they are. False where it was not attached."""
+        """Stop syncing one table; its rows stay as they are. False where it was neither attached nor asked for."""
         attached = self.registry.by_name.get(fold(name))
-        if attached is None:
+        if attached is None and fold(name) not in map(fold, self._wanted()):
             return False
         with self._transaction():
-            capture.remove(self._connection, attached.id)
-            for statement in (
-                "DELETE FROM tidewire_change WHERE t = ?",
-                "DELETE FROM tidewire_touched WHERE t = ?",
-                "DELETE FROM tidewire_parked WHERE t = ?",
-                "DELETE FROM tidewire_loading WHERE t = ?",
-                "DELETE FROM tidewire_table WHERE id = ?",
-            ):
-                self._connection.execute(statement, (attached.id,))
-            trim_marks(self._connection, self._meta)
+            if attached is not None:
+                self._detach(attached)
             self._meta.set(
                 wanted=json.dumps([other for other in self._wanted() if fold(other) != fold(name)]),
                 unwanted=json.dumps(sorted({*self._unwanted(), fold(name)})),
             )
         self.refresh()
         return True
+
+    def _detach(self, attached: Attached) -> None:
+        capture.remove(self._connection, attached.id)
+        for statement in (
+            "DELETE FROM tidewire_change WHERE t = ?",
+            "DELETE FROM tidewire_touched WHERE t = ?",
+            "DELETE FROM tidewire_parked WHERE t = ?",
+            "DELETE FROM tidewire_loading WHERE t = ?",
+            "DELETE FROM tidewire_table WHERE id = ?",
+        ):
+            self._connection.execute(statement, (attached.id,))
+        trim_marks(self._connection, self._meta)
 
     def remove_triggers(self) -> None:
         """In the caller's transaction: stop capturing, of all tables."""

@@ -6,14 +6,22 @@ import json
 import sqlite3
 from typing import Any, Final, Literal, NamedTuple
 
+from tidewire_agent.errors import TableNotSyncable
 from tidewire_agent.store.catalogue import ALL_TABLES
 from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.tables import read_table
 from tidewire_schemas.names import fold
 
 _ATTACHED: Final = """
     SELECT
         name,
-        CASE WHEN state = 'synced' AND cursor_seq IS NOT NULL THEN 'taking' ELSE state END,
+        CASE
+            WHEN state IN ('taking', 'offering', 'synced')
+                AND NOT EXISTS (SELECT 1 FROM tidewire_meta WHERE name = 'log_id' AND value IS NOT NULL)
+            THEN 'not_connected'
+            WHEN state = 'synced' AND cursor_seq IS NOT NULL THEN 'taking'
+            ELSE state
+        END,
         (SELECT count(*) FROM tidewire_change AS c WHERE c.t = a.id),
         (SELECT count(*) FROM tidewire_parked AS p WHERE p.t = a.id),
         problem
@@ -27,15 +35,16 @@ class TableOverview(NamedTuple):
     """One table that is synced, or that somebody asked to be."""
 
     table: str
-    state: Literal["taking", "offering", "synced", "behind", "missing", "not_synced"]
-    """`taking`: the hub's rows come first; `offering`: then the rows that were there before are sent; `synced`;
-    `behind`: too many changes of other devices do not fit; `missing`: dropped or renamed; `not_synced`: asked for, and
-    not possible."""
+    state: Literal["not_connected", "taking", "offering", "synced", "behind", "missing", "not_synced"]
+    """`not_connected`: it has met no hub yet; `taking`: the hub's rows come first; `offering`: then the rows that were
+    there before are sent; `synced`; `behind`: too many changes of other devices do not fit; `missing`: dropped or
+    renamed; `not_synced`: asked for, and not possible."""
     waiting: int
     """Changes made here that are not in a batch yet."""
     parked: int
     """Changes of other devices that do not fit yet."""
     problem: str | None
+    """Why it is not synced, with what to do."""
 
 
 _WAITING: Final = """
@@ -67,10 +76,17 @@ def database_of(connection: sqlite3.Connection) -> dict[str, Any]:
     }
 
 
-def tables_of(connection: sqlite3.Connection) -> list[TableOverview]:
+def tables_of(connection: sqlite3.Connection, *, allow_unkept_unique: bool) -> list[TableOverview]:
     """All of them; writes nothing."""
     found = [TableOverview(*row) for row in connection.execute(_ATTACHED)]
     there = {fold(table.table) for table in found}
     wanted = connection.execute(_WANTED).fetchone()
     missing = [name for name in json.loads(wanted[0] if wanted else "[]") if fold(name) not in {*there, ALL_TABLES}]
-    return found + [TableOverview(name, "not_synced", 0, 0, None) for name in missing]
+    for name in missing:
+        try:
+            read_table(connection, name, allow_unkept_unique=allow_unkept_unique)
+            problem = None  # it can be synced by now, and will when the agent looks
+        except TableNotSyncable as error:
+            problem = str(error)
+        found.append(TableOverview(name, "not_synced", 0, 0, problem))
+    return found

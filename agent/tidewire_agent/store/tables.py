@@ -144,7 +144,7 @@ def read_table(connection: sqlite3.Connection, name: str, *, allow_unkept_unique
         "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", (name,)
     ).fetchone()
     if row is None:
-        raise TableNotSyncable(name, "there is no such table", hint="create it, or correct the name")
+        raise _not_a_table(connection, name)
     name, create_sql = row
     if fold(name).startswith(("sqlite_", "tidewire_")) and name != KV_TABLE:
         raise TableNotSyncable(name, "it belongs to SQLite or Tidewire")
@@ -177,6 +177,40 @@ def read_table(connection: sqlite3.Connection, name: str, *, allow_unkept_unique
         unique=unique,
         foreign_keys=_foreign_keys(connection, name, generated),
     )
+
+
+def _not_a_table(connection: sqlite3.Connection, name: str) -> TableNotSyncable:
+    view = connection.execute(
+        "SELECT name FROM sqlite_master WHERE type = 'view' AND name = ? COLLATE NOCASE", (name,)
+    ).fetchone()
+    if view is None:
+        return TableNotSyncable(name, "there is no such table", hint="create it, or correct the name")
+    read = _tables_of_view(connection, view[0])
+    hint = f"sync what it shows: {', '.join(read)}" if read else "sync the tables that it reads, if any"
+    return TableNotSyncable(view[0], "it is a view, which holds no rows of its own", hint=hint)
+
+
+def _tables_of_view(connection: sqlite3.Connection, view: str) -> list[str]:
+    """The app's tables that a view reads, also by other views; none where it cannot be read as it is.
+
+    SQLite names them to an authorizer while it prepares a statement (https://sqlite.org/c3ref/set_authorizer.html); a
+    connection of our own has none.
+    """
+    read: set[str] = set()
+
+    def note(action: int, table: str | None, _column: str | None, _database: str | None, _inner: str | None) -> int:
+        if action == sqlite3.SQLITE_READ and table:
+            read.add(fold(table))
+        return sqlite3.SQLITE_OK
+
+    connection.set_authorizer(note)
+    try:
+        connection.execute(f"EXPLAIN SELECT * FROM {quote(view)}")
+    except sqlite3.Error:
+        return []
+    finally:
+        connection.set_authorizer(None)
+    return [name for name in user_tables(connection) if fold(name) in read]
 
 
 def affinity_of(declared_type: str, *, strict: bool = False) -> Affinity:

@@ -104,10 +104,17 @@ def test_status_names_the_tables_and_what_waits_of_each(database: Path) -> None:
     write(database, "INSERT INTO orders VALUES ('o-1', 1.5)")
     tables = json.loads(call("status", "--db", database, "--json").output)["tables"]
     assert [(table["table"], table["state"], table["waiting"]) for table in tables] == [
-        ("orders", "synced", 1),
+        ("orders", "not_connected", 1),
         ("notes", "not_synced", 0),
     ]
-    assert "table orders: synced, 1 changes wait to be sent\n" in call("status", "--db", database).output
+    assert "table orders: not connected yet, 1 changes wait to be sent\n" in shown(database)
+    with closing(EdgeStore.open(database, device=None)) as store:
+        store.follow("a" * 32, 1, START)
+    assert "table orders: synced, 1 changes wait to be sent\n" in shown(database)
+    assert "table notes: not synced\n  table 'notes' cannot be synced: it has no PRIMARY KEY" in shown(database)
+    for name in ("orders", "notes"):
+        assert call("detach", "--db", database, name, "--force").exit_code == 0
+    assert "no table is attached\n" in shown(database)
 
 
 def test_status_is_told_while_another_program_writes(database: Path) -> None:
@@ -162,23 +169,27 @@ def test_adopt_ends_the_problem_that_it_solves(database: Path) -> None:
 COMMANDS = (
     ("status",), ("log",), ("digests",), ("adopt",), ("detach",), ("keys",), ("get", "k"), ("put", "k", "1"),
     ("delete", "k"), ("watch",), ("attach", "t"), ("dead", "list"), ("dead", "retry", "1"), ("dead", "discard", "1"),
-    ("run", "--broker", "mqtt://127.0.0.1:9"),
+    ("verify",), ("backup", "copy.db"), ("run", "--broker", "mqtt://127.0.0.1:9"),
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_what_is_no_database_is_told_by_every_command(tmp_path: Path, command: tuple[str, ...]) -> None:
-    text = tmp_path / "letter.txt"
-    text.write_text("Dear Sir or Madam, " * 100)
-    folder = tmp_path / "folder"
+def test_what_is_no_database_is_told_in_the_same_words_by_every_command(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    letter, folder, nothing = tmp_path / "letter.txt", tmp_path / "folder", tmp_path / "no.db"
+    letter.write_text("Dear Sir or Madam, " * 100)
     folder.mkdir()
-    for path, said in ((text, "not an SQLite database"), (folder, "not a file"), (tmp_path / "no.db", "no database")):
+    not_made = "give the path of the app's SQLite file; the agent does not create it"
+    for path, said, hint in (
+        (letter, f"{letter} is not an SQLite database", "give the app's SQLite file"),
+        (folder, f"{folder} is not a file", not_made),
+        (nothing, f"there is no database {nothing}", not_made),
+    ):
         result = call(*command, "--db", path)
-        assert result.exit_code == ExitCode.DATABASE, result.output
-        assert said in result.output
-        assert path.name in result.output
-        assert "hint: " in result.output
-    assert not (tmp_path / "no.db").exists()
+        assert result.exit_code == ExitCode.DATABASE
+        assert result.output == f"error: {said}\nhint: {hint}\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"letter.txt", "folder"}
 
 
 WRITING = (("attach", "orders"), ("run", "--broker", "mqtt://127.0.0.1:9"))
@@ -206,6 +217,45 @@ def test_dead_letters_of_a_database_that_no_agent_used_are_none(database: Path) 
     assert call("dead", "list", "--db", database).output == "no dead letters\n"
     assert call("dead", "retry", "--db", database, "1").exit_code == ExitCode.USAGE
     assert database.read_bytes() == before
+
+
+def test_the_newest_dead_letters_are_listed_and_what_is_left_out_is_counted(database: Path) -> None:
+    write(database, "CREATE TABLE things (id TEXT PRIMARY KEY, n)")
+    call("attach", "--db", database, "--device", "till-7", "things")
+    write(database, "INSERT INTO things VALUES (NULL, 1), (NULL, 2), (NULL, 3)")
+    with closing(EdgeStore.open(database, device=None)) as store:
+        store.seal(0)
+    assert call("dead", "list", "--db", database, "--limit", "1").stdout.endswith(
+        "… and 2 more: give a larger --limit\n"
+    )
+    assert "more" not in call("dead", "list", "--db", database, "--limit", "3").output
+    in_json = call("dead", "list", "--db", database, "--limit", "1", "--json")
+    assert json.loads(in_json.stdout)["reason"] == "null_key"
+    assert in_json.stderr == "… and 2 more: give a larger --limit\n"
+
+
+def test_the_newest_batches_are_listed_and_that_there_are_more_is_said(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    with closing(EdgeStore.open(database, device=None)) as store:
+        for number in range(2):
+            write(database, f"INSERT INTO orders VALUES ('o-{number}', 1.5)")
+            store.seal(0)
+    assert call("log", "--db", database, "--limit", "1").stdout.endswith("… and more: give a larger --limit\n")
+    assert "more" not in call("log", "--db", database, "--limit", "2").output
+    assert json.loads(call("log", "--db", database, "--limit", "1", "--json").stdout)["batch"] == 2
+
+
+def test_a_view_is_named_as_one_with_the_tables_that_it_shows(database: Path) -> None:
+    write(database, "CREATE TABLE Items (id TEXT PRIMARY KEY, order_id)")
+    write(database, "CREATE VIEW big AS SELECT * FROM orders WHERE total > 100")
+    write(database, "CREATE VIEW Basket AS SELECT big.id, i.id AS item FROM big JOIN items AS i ON i.order_id = big.id")
+    write(database, "CREATE VIEW broken AS SELECT * FROM nowhere")
+    for name, hint in (("basket", "sync what it shows: Items, orders"), ("broken", "sync the tables that it reads")):
+        result = call("attach", "--db", database, "--device", "till-7", name, "--json")
+        assert result.exit_code == ExitCode.ERROR
+        reason = json.loads(result.output)["reason"]
+        assert "cannot be synced: it is a view" in reason
+        assert hint in reason
 
 
 def test_a_database_of_one_stream_is_not_run_on_another(database: Path) -> None:
@@ -339,6 +389,10 @@ def test_the_environment_is_read(database: Path) -> None:
 
 def test_an_unknown_flag_is_wrong_usage(database: Path) -> None:
     assert call("run", "--db", database, "--nonsense").exit_code == ExitCode.USAGE
+
+
+def shown(database: Path) -> str:
+    return call("status", "--db", database).output
 
 
 def schema(database: Path) -> list[tuple[str, str]]:
