@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tidewire_hub.actions import Lead, Now, Serve, StepDown
 from tidewire_hub.rivals import GONE, Rivals, Verdict
@@ -11,32 +11,17 @@ from tidewire_schemas.errors import LedElsewhere
 from tidewire_schemas.messages import Head, HubState
 
 if TYPE_CHECKING:
-    from tidewire_hub.announcer import Announcer, State
+    from tidewire_hub.announcer import Announcer
     from tidewire_hub.settings import HubSettings
+    from tidewire_hub.situation import Situation
     from tidewire_hub.voice import Voice
-
-
-class Led(Protocol):
-    """The hub, as far as its leadership goes."""
-
-    epoch: int
-    state: State
-    problem: str | None
-
-    def say_state(self) -> None:
-        """Say how it is."""
-        ...
-
-    def say_head(self, now: Now) -> None:
-        """Say how far the log goes."""
-        ...
 
 
 class Leadership:
     """Looks for other hubs at each connection, leads, and gives way to another leader.
 
     Args:
-        hub: whose leadership it is.
+        hub: how this one is.
         rivals: what is known of other hubs.
         voice, announcer: through which it speaks.
         settings: names.
@@ -46,7 +31,7 @@ class Leadership:
 
     def __init__(
         self,
-        hub: Led,
+        hub: Situation,
         rivals: Rivals,
         *,
         voice: Voice,

@@ -247,7 +247,7 @@ class HubRuntime:
             if len(self._refused) < REFUSED_MAX:
                 self._refused[topic] = str(error)
         if publish.paced:
-            self._perform(self._core.on_paced_sent(self._now()))
+            self._perform(self._core.downloads.on_paced_sent(self._now()))
 
     # ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,23 +267,27 @@ class HubRuntime:
                 case Greet(device=device, hello=hello):
                     self._on_stream(
                         partial(host.greet, effect),
-                        partial(core.on_greeted, device, hello),
-                        partial(core.on_greet_failed, device, hello),
+                        partial(core.greetings.on_greeted, device, hello),
+                        partial(core.greetings.on_greet_failed, device, hello),
                     )
                 case ReadPage(after=after):
                     self._on_stream(
                         partial(host.read, effect),
-                        partial(core.on_page_read, after),
-                        partial(core.on_read_failed, after),
+                        partial(core.downloads.on_page_read, after),
+                        partial(core.downloads.on_read_failed, after),
                     )
                 case Trim():
-                    self._on_stream(partial(host.trim, effect), core.on_trimmed, core.on_trim_failed)
+                    self._on_stream(
+                        partial(host.trim, effect), core.downloads.on_trimmed, core.downloads.on_trim_failed
+                    )
                 case MakeSnapshot():
-                    self._aside(keeper.make, core.on_snapshot_made, core.on_snapshot_failed, keeper.thread)
+                    self._aside(
+                        keeper.make, core.downloads.on_snapshot_made, core.downloads.on_snapshot_failed, keeper.thread
+                    )
                 case ReadChunk():
                     self._aside(
                         partial(keeper.read, effect),
-                        partial(core.on_chunk_read, effect),
+                        partial(core.downloads.on_chunk_read, effect),
                         partial(self._chunk_failed, effect),
                     )
                 case RemoveSnapshot(snapshot=snapshot):
@@ -362,7 +366,7 @@ class HubRuntime:
                 self._broken.set_exception(mistake)
 
     def _chunk_failed(self, chunk: ReadChunk, error: TidewireError, now: Now) -> list[Effect]:
-        return self._core.on_chunk_failed(chunk, error, now, damaged=isinstance(error, StorageDamaged))
+        return self._core.downloads.on_chunk_failed(chunk, error, now, damaged=isinstance(error, StorageDamaged))
 
     def _appended(self, append: Append, commit: Commit, now: Now) -> list[Effect]:
         self._append_began_s = inf

@@ -141,7 +141,7 @@ async def test_the_loop_goes_on_reading_while_a_commit_waits_for_the_disk(tmp_pa
         assert isinstance(host, SlowHost)
         for number in range(1, 11):
             await on.up(f"device-{number}", batch(1))
-        await wait_for_async(lambda: len(on.runtime._core._queue) == 9, what="nine gather while one commits")
+        await wait_for_async(lambda: len(on.runtime._core._commits.queue) == 9, what="nine gather while one commits")
         assert on.of(Ack) == []
         SlowHost.gate.set()
         await wait_for_async(lambda: len(on.of(Ack)) == 10, what="ten acks")
@@ -195,7 +195,7 @@ async def test_a_slow_broker_holds_commits_back_and_memory_stays_bounded(tmp_pat
         runtime = on.runtime
         runtime._outbox._grow(5000)
         await on.up("a", batch(1))
-        await wait_for_async(lambda: len(runtime._core._queue) == 1, what="a batch that waits")
+        await wait_for_async(lambda: len(runtime._core._commits.queue) == 1, what="a batch that waits")
         runtime._outbox._grow(-5000)
         await wait_for_async(lambda: on.of(Ack), what="its ack")
 

@@ -151,11 +151,11 @@ class Hub:
 
     def _held(self, runtime: HubRuntime) -> Iterator[tuple[str, int, int]]:
         core, settings = runtime._core, self.settings
-        yield "ingest queue", len(core._queue), settings.ingest_batches_max
-        yield "bytes of the ingest queue", core._queue.bytes_held, settings.ingest_bytes_max
+        yield "ingest queue", len(core._commits.queue), settings.ingest_batches_max
+        yield "bytes of the ingest queue", core._commits.queue.bytes_held, settings.ingest_bytes_max
         yield "parts", core._reassembly.bytes_reserved, settings.parts_bytes_max
-        yield "replay on its way", core._window._in_flight, settings.replay_in_flight_max
-        cache = core._replayer._cache
+        yield "replay on its way", core.downloads._window._in_flight, settings.replay_in_flight_max
+        cache = core.downloads._replayer._cache
         yield "replay cache", cache.bytes_held if len(cache._values) > 1 else 0, settings.replay_cache_bytes_max
         yield "sessions", len(core._sessions._sessions), settings.devices_max
 

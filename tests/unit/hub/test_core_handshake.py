@@ -31,7 +31,7 @@ STANDING = Standing(table_problems=(), on_log=True, accepted=None, recent=())
 def welcomed(driver: Driver, standing: Standing = STANDING, **changes: object) -> list[Any]:
     said = hello(**changes)
     only(Greet, driver.ask("till", said))
-    return told(driver.take(driver.core.on_greeted("till", said, standing, driver.now)), "till")
+    return told(driver.take(driver.core.greetings.on_greeted("till", said, standing, driver.now)), "till")
 
 
 def test_a_hello_is_answered_with_where_the_device_stands() -> None:
@@ -82,7 +82,7 @@ def test_a_higher_epoch_heard_elsewhere_is_overtaken_before_the_answer() -> None
     assert [type(effect) for effect in effects] == [Lead, Greet]
     assert only(Lead, effects).heard_epoch == EPOCH + 50
     driver.take(driver.core.on_led(EPOCH + 51, driver.now))
-    (welcome,) = told(driver.take(driver.core.on_greeted("till", hello(), STANDING, driver.now)), "till")
+    (welcome,) = told(driver.take(driver.core.greetings.on_greeted("till", hello(), STANDING, driver.now)), "till")
     assert welcome.epoch == EPOCH + 51
 
 
@@ -107,15 +107,15 @@ def test_of_many_hellos_at_once_the_first_and_the_last_are_answered() -> None:
     greets = [only(Greet, driver.ask("till", hello(boot="1" * 32)))]
     for number in "234":
         assert not every(Greet, driver.ask("till", hello(boot=number * 32)))
-    effects = driver.core.on_greeted("till", greets[0].hello, STANDING, driver.now)
+    effects = driver.core.greetings.on_greeted("till", greets[0].hello, STANDING, driver.now)
     assert only(Greet, effects).hello.boot == "4" * 32
-    assert not every(Greet, driver.core.on_greeted("till", hello(boot="4" * 32), STANDING, driver.now))
+    assert not every(Greet, driver.core.greetings.on_greeted("till", hello(boot="4" * 32), STANDING, driver.now))
 
 
 def test_a_hello_that_cannot_be_answered_is_a_problem_that_says_try_again() -> None:
     driver = Driver.make()
     driver.ask("till", hello())
-    effects = driver.core.on_greet_failed("till", hello(), DatabaseError("disk full"), driver.now)
+    effects = driver.core.greetings.on_greet_failed("till", hello(), DatabaseError("disk full"), driver.now)
     (answer,) = told(effects, "till")
     assert (answer.code, answer.retry, answer.boot) == ("database", True, BOOT)
     assert every(Greet, driver.ask("till", hello()))

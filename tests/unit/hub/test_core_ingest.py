@@ -172,7 +172,7 @@ def test_parts_of_all_devices_together_are_bounded_and_none_is_evicted_half_way(
     assert not told(driver.up("b", b[0]), "b")
     for part in b[1:]:
         driver.up("b", part)
-    assert len(driver.core._queue) == 1
+    assert len(driver.core._commits.queue) == 1
 
 
 def test_a_batch_larger_than_allowed_is_refused_at_its_first_part() -> None:
@@ -186,7 +186,7 @@ def test_a_full_queue_drops_the_newest_of_whoever_fills_it_and_asks_for_it_later
     driver = Driver.make(ingest_batches_max=4)
     driver.ask("greedy", hello())
     accepted = ChainPoint(batch=9, digest="0" * 32, seq=9)
-    driver.core.on_greeted("greedy", hello(), Standing((), True, accepted, ()), driver.now)
+    driver.core.greetings.on_greeted("greedy", hello(), Standing((), True, accepted, ()), driver.now)
     group = group_of(driver.up("modest", batch(1)))
     for number in range(10, 14):
         driver.up("greedy", batch(number))

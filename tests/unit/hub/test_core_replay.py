@@ -33,11 +33,11 @@ class Library(Driver):
                 if found and size > effect.bytes_max:
                     break
                 found.append(entry)
-            pending += self.core.on_page_read(effect.after, EntriesRead(True, found), self.now)
+            pending += self.core.downloads.on_page_read(effect.after, EntriesRead(True, found), self.now)
         return others
 
     def sent(self) -> list[Effect]:
-        return self.serve(self.core.on_paced_sent(self.now))
+        return self.serve(self.core.downloads.on_paced_sent(self.now))
 
 
 def library(head: int, **changes: int) -> Library:
@@ -140,7 +140,7 @@ def test_one_read_at_a_time_waits_for_the_stream() -> None:
     driver = library(1000)
     only(ReadPage, driver.ask("a", replay_request(Position(EPOCH, 1))))
     assert not every(ReadPage, driver.ask("b", replay_request(Position(EPOCH, 2))))
-    effects = driver.core.on_page_read(Position(EPOCH, 1), EntriesRead(True, entries(2, 256)), driver.now)
+    effects = driver.core.downloads.on_page_read(Position(EPOCH, 1), EntriesRead(True, entries(2, 256)), driver.now)
     assert {effect.after.seq for effect in every(ReadPage, effects)} <= {2, 256}
 
 
@@ -157,7 +157,7 @@ def test_a_checkpoint_of_another_log_is_sent_to_the_handshake() -> None:
     """Guarantee 8."""
     driver = library(1000)
     request = only(ReadPage, driver.ask("a", replay_request(Position(EPOCH + 7, 5))))
-    (answer,) = told(driver.core.on_page_read(request.after, EntriesRead(False, ()), driver.now), "a")
+    (answer,) = told(driver.core.downloads.on_page_read(request.after, EntriesRead(False, ()), driver.now), "a")
     assert isinstance(answer, Problem)
     assert (answer.code, answer.boot) == ("hello_needed", BOOT)
     assert ranges(told(driver.serve(driver.ask("b", replay_request(pages=1))), "b")) == [(0, 256, False)]
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_log_is_sent_to_the_handshake() -> None:
 def test_a_checkpoint_ahead_of_the_head_is_sent_to_the_handshake() -> None:
     driver = library(10)
     request = only(ReadPage, driver.ask("a", replay_request(Position(EPOCH, 11))))
-    (answer,) = told(driver.core.on_page_read(request.after, EntriesRead(False, ()), driver.now), "a")
+    (answer,) = told(driver.core.downloads.on_page_read(request.after, EntriesRead(False, ()), driver.now), "a")
     assert answer.code == "hello_needed"
 
 
@@ -183,7 +183,7 @@ def test_a_log_that_cannot_be_read_is_said_to_those_who_wait_and_to_nobody_else(
     driver = library(1000)
     request = only(ReadPage, driver.ask("a", replay_request()))
     driver.ask("b", replay_request(Position(EPOCH, 3)))
-    effects = driver.core.on_read_failed(request.after, DatabaseError("I/O error"), driver.now)
+    effects = driver.core.downloads.on_read_failed(request.after, DatabaseError("I/O error"), driver.now)
     assert [answer.code for answer in told(effects, "a")] == ["database"]
     assert not told(effects, "b")
     assert only(ReadPage, effects).after.seq == 3

@@ -98,17 +98,17 @@ class Library(Driver):
                 continue
             self.reads[effect.snapshot.snapshot, effect.chunk] += 1
             read = body(effect.snapshot.snapshot, effect.chunk, self.padding)
-            pending += self.core.on_chunk_read(effect, read, self.now)
+            pending += self.core.downloads.on_chunk_read(effect, read, self.now)
         return others
 
     def wants(self, device: str, request: SnapshotRequest) -> list[Effect]:
         return self.serve(self.ask(device, request))
 
     def sent(self) -> list[Effect]:
-        return self.serve(self.core.on_paced_sent(self.now))
+        return self.serve(self.core.downloads.on_paced_sent(self.now))
 
     def made(self, snapshot: KeptSnapshot) -> list[Effect]:
-        return self.core.on_snapshot_made(snapshot, self.now)
+        return self.core.downloads.on_snapshot_made(snapshot, self.now)
 
 
 def codes(effects: list[Effect], device: str = "a") -> list[str]:
@@ -169,7 +169,7 @@ def test_a_snapshot_that_cannot_be_made_is_said_to_those_who_wait_and_tried_agai
     """Guarantee 11."""
     driver = Library.of()
     driver.wants("a", asking())
-    effects = driver.core.on_snapshot_failed(DatabaseError("no space"), driver.now)
+    effects = driver.core.downloads.on_snapshot_failed(DatabaseError("no space"), driver.now)
     (answer,) = told(effects, "a")
     assert (answer.code, answer.message, answer.retry) == ("snapshot_failed", "no space", True)
     assert every(MakeSnapshot, driver.wants("a", asking()))
@@ -272,7 +272,7 @@ def test_a_damaged_snapshot_is_removed_and_another_one_is_made() -> None:
     driver = Library.of(kept(1, 995))
     read = only(ReadChunk, driver.ask("a", asking(name(1), 0, 4)))
     driver.ask("b", asking(name(1), 2, 4))
-    effects = driver.core.on_chunk_failed(read, StorageDamaged("a bit flipped"), driver.now, damaged=True)
+    effects = driver.core.downloads.on_chunk_failed(read, StorageDamaged("a bit flipped"), driver.now, damaged=True)
     assert only(RemoveSnapshot, effects).snapshot == name(1)
     assert codes(effects, "a") == codes(effects, "b") == ["snapshot_gone"]
     assert every(MakeSnapshot, driver.ask("a", asking()))
@@ -282,7 +282,7 @@ def test_a_disk_that_cannot_be_read_now_ends_nothing_but_the_request() -> None:
     """Guarantee 11."""
     driver = Library.of(kept(1, 995))
     read = only(ReadChunk, driver.ask("a", asking(name(1), 0, 4)))
-    effects = driver.core.on_chunk_failed(read, StorageFailed("I/O error"), driver.now, damaged=False)
+    effects = driver.core.downloads.on_chunk_failed(read, StorageFailed("I/O error"), driver.now, damaged=False)
     assert codes(effects) == ["snapshot_failed"]
     assert not every(RemoveSnapshot, effects)
     assert len(told(driver.wants("a", asking(name(1), 0, 4)), "a")) == 4
@@ -332,7 +332,7 @@ def test_the_snapshot_from_which_a_trimmed_log_goes_on_is_kept_for_ever() -> Non
 
 
 def trimmed(driver: Library, oldest: int, *, removed: int = 0, held_up: bool = False) -> list[Effect]:
-    return driver.core.on_trimmed(Kept(Seq(oldest), 5000, removed, held_up), driver.now)
+    return driver.core.downloads.on_trimmed(Kept(Seq(oldest), 5000, removed, held_up), driver.now)
 
 
 def test_without_retention_nothing_is_trimmed() -> None:
@@ -383,7 +383,7 @@ def test_after_a_restart_every_snapshot_counts_as_being_loaded() -> None:
 def test_a_log_that_cannot_be_trimmed_now_is_tried_again() -> None:
     """Guarantee 11."""
     driver = Library.of(retention_entries=50)
-    driver.core.on_trim_failed(DatabaseError("disk I/O error"), driver.now)
+    driver.core.downloads.on_trim_failed(DatabaseError("disk I/O error"), driver.now)
     assert every(Trim, driver.later(31))
 
 
@@ -394,7 +394,7 @@ def welcomed(driver: Library, position: Position) -> Welcome:
     said = hello(position=position)
     standing = Standing(table_problems=(), on_log=True, accepted=None, recent=())
     driver.ask("a", said)
-    (answer,) = told(driver.core.on_greeted("a", said, standing, driver.now), "a")
+    (answer,) = told(driver.core.greetings.on_greeted("a", said, standing, driver.now), "a")
     assert isinstance(answer, Welcome)
     return answer
 

@@ -1,0 +1,115 @@
+"""What the hub notices of devices and keeps: who was here, how each is, whether two agents run under one name."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+from tidewire_hub.actions import Now, SaveDevices
+from tidewire_hub.clones import CLONED_HINT
+from tidewire_hub.devices import DeviceRegistry, DevicesDocument
+from tidewire_schemas import codec
+from tidewire_schemas.messages import DeviceState, Hello
+
+if TYPE_CHECKING:
+    from tidewire_hub.sessions import Session
+    from tidewire_hub.settings import HubSettings
+    from tidewire_hub.situation import Situation
+    from tidewire_hub.stream import Acked
+    from tidewire_hub.voice import Voice
+
+
+class DeviceWatch:
+    """Keeps the registry of devices, and has it saved some time after it changed.
+
+    Args:
+        settings: limits and intervals.
+        voice: through which it speaks.
+        situation: is saved with the devices.
+    """
+
+    def __init__(self, settings: HubSettings, voice: Voice, situation: Situation) -> None:
+        self._settings = settings
+        self._voice = voice
+        self._situation = situation
+        self.registry = DeviceRegistry(settings.devices_max)
+        self.save_at = inf
+
+    def restore(self, document: DevicesDocument) -> None:
+        """Begin with what an earlier hub process knew."""
+        self.registry.load(document.devices)
+        self._voice.rejected.load(document.rejected, document.rejected_total)
+
+    def said_state(self, session: Session, payload: bytes, now: Now, *, retained: bool) -> None:
+        """A device's state topic holds this."""
+        if not payload:  # a person removed the retained message
+            self.registry.forget(session.device)
+        else:
+            message = codec.parse("device_state", payload, bytes_max=len(payload))
+            if isinstance(message, DeviceState):
+                self.registry.said_state(session.device, message, None if retained else now.ms)
+                if message.state in ("offline", "stopped"):
+                    session.clones.ended(message.boot)
+                    self._say_clones(session, now)
+                elif not retained:
+                    self.heard(session, message.boot, message.incarnation, now)
+        self.save_soon(now)
+
+    def said_hello(self, session: Session, hello: Hello, now: Now) -> None:
+        """A device said Hello."""
+        self.registry.said_hello(session.device, hello, now.ms)
+        self.heard(session, hello.boot, hello.incarnation, now)
+        self.save_soon(now)
+
+    def was_accepted(self, session: Session, ack: Acked, now: Now) -> str | None:
+        """A batch of a device is in the log; the boot that sent it, as far as that is known."""
+        session.was_accepted(ack.incarnation, ack.batch)
+        self.registry.was_accepted(session.device, ack.batch, ack.seq, now.ms)
+        boot = session.boots.get(ack.incarnation)
+        if boot is not None:
+            self.heard(session, boot, ack.incarnation, now)
+        return boot
+
+    def heard(self, session: Session, boot: str, incarnation: str, now: Now) -> None:
+        """Notice when more than one agent speaks under this name."""
+        session.clones.heard(boot, incarnation, now.s, memory_s=self._settings.clone_memory_s)
+        self._say_clones(session, now)
+
+    def complain_of_clones(self, session: Session) -> None:
+        """Tell a device that more than one agent speaks under its name, if so."""
+        found = session.clones.clones()
+        if found:
+            self._voice.complain(session, "cloned", found, hint=CLONED_HINT, retry=False)
+
+    def _say_clones(self, session: Session, now: Now) -> None:
+        found = session.clones.clones()
+        record = self.registry.get(session.device)
+        known = record.clone if record is not None else None
+        if found == known:
+            return
+        self.registry.is_run_by(session.device, found)
+        self.save_soon(now)
+        if found is None:
+            self._voice.report("info", "one agent runs under this name again", device=session.device)
+        else:
+            self._voice.report("warning", found, device=session.device)
+            self.complain_of_clones(session)
+
+    def save_soon(self, now: Now) -> None:
+        """Something changed that is to be known after a restart."""
+        if self.save_at == inf:
+            self.save_at = now.s + self._settings.devices_save_interval_s
+
+    def save(self, now: Now) -> None:
+        """Have all of it saved."""
+        self.save_at = inf
+        document = DevicesDocument(
+            saved_at=now.ms,
+            head=self._situation.head,
+            epoch=self._situation.epoch,
+            oldest=self._situation.oldest,
+            devices=self.registry.records(),
+            rejected_total=self._voice.rejected.total,
+            rejected=self._voice.rejected.newest_first(),
+        )
+        self._voice.add(SaveDevices(codec.encode(document)))
