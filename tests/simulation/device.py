@@ -185,11 +185,11 @@ class Device:
         if engine is None:
             return
         session, limits = engine.session, self._settings
-        yield "window", len(session._window), limits.window_batches
-        yield "pages held", len(session._pages), limits.pages_held_max
+        yield "window", len(session._uplink.window), limits.window_batches
+        yield "pages held", len(session._downlink.pages), limits.pages_held_max
         yield (
             "bytes of pages held",
-            session._pages.bytes_held if len(session._pages) > 1 else 0,
+            session._downlink.pages.bytes_held if len(session._downlink.pages) > 1 else 0,
             (limits.pages_held_bytes_max),
         )
         yield "effects for the hub", engine._to_hub.qsize(), 8

@@ -4,50 +4,34 @@ Pure: no asyncio, no paho, no SQLite, no clock, no randomness. The shell (`runti
 `now` (monotonic seconds) and, where delays are spread, `random` (0 to 1), performs the effects that come back in their
 order, and calls `tick` when `wake_at` has come. The states and the theory of operation are in `states.py`.
 
-What it holds is bounded: the window of unacked batches, the buffer of pages that wait, the questions of freshness.
+Each kind of work has its part: handshakes (`hellos.py`), batches going up (`uplink.py`), pages coming down
+(`downlink.py`), a snapshot (`snapshot_fetch.py`), freshness (`questions.py`). What they share is in `conversation.py`.
+Here is decided what concerns more than one: whether a message is for this session, and what doubt does to all of them.
+
+What a session holds is bounded: the window of unacked batches, the buffer of pages that wait, the questions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf
-from typing import Final
 
 from tidewire_agent.load_standing import LoadStanding
 from tidewire_agent.session import complaints
 from tidewire_agent.session.chain import Chain
-from tidewire_agent.session.effects import (
-    AnswerFresh,
-    ApplyPage,
-    AskFresh,
-    AwaitSnapshot,
-    ClearProblem,
-    Effect,
-    Follow,
-    Limits,
-    PublishState,
-    RequestReplay,
-    SayProblem,
-    SendBatches,
-    SendHello,
-    Trouble,
-)
+from tidewire_agent.session.conversation import Conversation
+from tidewire_agent.session.downlink import Downlink
+from tidewire_agent.session.effects import AnswerFresh, AskFresh, AwaitSnapshot, Effect, Follow, Limits, Trouble
+from tidewire_agent.session.hellos import Hellos
 from tidewire_agent.session.limits import SessionLimits
-from tidewire_agent.session.pages import Next, PageBuffer, belongs
 from tidewire_agent.session.questions import Questions
 from tidewire_agent.session.snapshot_fetch import Plan, SnapshotFetch
 from tidewire_agent.session.standing import Standing
-from tidewire_agent.session.states import ASKING, FOLLOWING, TRANSITIONS, Cause, State
-from tidewire_agent.session.window import SendWindow, SentBatch
+from tidewire_agent.session.states import ASKING, Cause, State
+from tidewire_agent.session.uplink import Uplink
+from tidewire_agent.session.window import SentBatch
 from tidewire_schemas.messages import Ack, FreshAnswer, Head, Page, Problem, Replay, Welcome
-from tidewire_schemas.positions import START, Position
+from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
-
-STALLS_MAX: Final = 2
-"""So many times in a row entries had to be asked for after a stall, until that is a problem and not a lost message."""
-
-FRUITLESS_MAX: Final = 2
-"""So many replays may end before a place that was heard of, until that place is no longer believed in."""
 
 Incoming = Welcome | Ack | Replay | Snapshot | SnapshotChunk | FreshAnswer | Problem | Page | Head
 
@@ -63,69 +47,41 @@ class Session:
 
     def __init__(self, limits: SessionLimits, boot: str, standing: Standing) -> None:
         self._limits = limits
-        self._boot = boot
-        self._effects: list[Effect] = []
-        self._troubles: set[str] = set()
-        self.state = State.OFFLINE
-        self._incarnation: str
-        self._log: str | None
-        self._epoch: int
-        self._position: Position
-        self._sealed: int
-        self._checkpoint: Position
-        self._fetch = SnapshotFetch(limits)
-        self._stand(standing)
-        # handshake
-        self._hello_at = inf
-        self._last_hello = -inf
-        self._asking_since = -inf
-        self._hellos = 0
-        self._renumbering = False
-        self._welcome_head = START
-        self._head_epoch = 0
-        # batches going up
-        self._window = SendWindow(limits.window_batches, limits.window_bytes)
-        self._turn = 0
-        self._next_batch = 1
-        self._reading = False
-        self._ack_deadline = inf
+        self._conversation = Conversation(boot, standing)
+        self._hellos = Hellos(self._conversation, limits)
+        self._uplink = Uplink(self._conversation, limits)
         self._chain = Chain()
-        self._resent: tuple[int, float] = (0, -inf)
-        # pages coming down
-        self._pages = PageBuffer(limits.pages_held_max, limits.pages_held_bytes_max)
-        self._applying: Position | None = None
-        self._set_back = False
-        """Whether the page that is being applied no longer continues what the file holds."""
-        self._heard = 0
-        self._credit = 0
-        self._asked_from = START
-        self._replay_end: Position | None = None
-        self._fruitless = 0
-        self._stalls = 0
-        self._pages_deadline = inf
+        self._downlink = Downlink(self._conversation, limits)
+        self._fetch = SnapshotFetch(limits)
+        self._fetch.stand(standing.loading)
         self._questions = Questions(limits.fresh_questions_max, limits.ack_timeout_s)
 
     # ── what the shell may look at ────────────────────────────────────────────────────────────────────────────────
 
     @property
+    def state(self) -> State:
+        """Where the agent is."""
+        return self._conversation.state
+
+    @property
     def position(self) -> Position:
         """After which entry the next page must go on."""
-        return self._position
+        return self._conversation.position
 
     @property
     def epoch(self) -> int:
         """The epoch of the last `Welcome`."""
-        return self._epoch
+        return self._conversation.epoch
 
     @property
     def turn(self) -> int:
         """Of sending: what was read for an earlier turn must not be published any more."""
-        return self._turn
+        return self._uplink.turn
 
     @property
     def heard(self) -> int:
         """The highest place in the log that was heard of."""
-        return self._heard
+        return self._downlink.heard
 
     @property
     def fresh_waits(self) -> bool:
@@ -140,9 +96,9 @@ class Session:
     @property
     def wake_at(self) -> float:
         """When `tick` has something to do; infinity for never."""
-        fresh_at = self._questions.due_at if self.state in FOLLOWING else inf
-        hello_at = self._hello_at if self.state in ASKING else inf
-        return min(hello_at, self._ack_deadline, self._pages_deadline, self._fetch.deadline, fresh_at)
+        deadlines = (self._uplink.deadline, self._downlink.deadline, self._fetch.deadline)
+        due = min(self._hellos.wake_at, *deadlines)
+        return min(due, self._questions.due_at) if self._conversation.follows else due
 
     # ── inputs: the connection ────────────────────────────────────────────────────────────────────────────────────
 
@@ -150,75 +106,59 @@ class Session:
         """The broker is there, and all subscriptions are granted."""
         if self.state is not State.OFFLINE:
             self._lose()
-        self._enter(Cause.CONNECTED)
-        self._hellos = 0
-        if not self._renumbering:
-            self._say_hello(now, 0.0)
-        return self._out()
+        self._conversation.enter(Cause.CONNECTED)
+        self._hellos.begin(now)
+        return self._conversation.take()
 
     def disconnected(self) -> list[Effect]:
         """The connection is gone."""
         if self.state is not State.OFFLINE:
             self._lose()
-        return self._out()
+        return self._conversation.take()
 
     # ── inputs: the file ──────────────────────────────────────────────────────────────────────────────────────────
 
     def sealed(self, batch: int, now: float) -> list[Effect]:
         """Batches up to this one are sealed and durable."""
-        self._sealed = max(self._sealed, batch)
-        self._send_more(now)
-        return self._out()
+        self._conversation.sealed = max(self._conversation.sealed, batch)
+        self._uplink.send(now)
+        return self._conversation.take()
 
     def sending(self, turn: int, batches: Sequence[SentBatch], now: float) -> list[Effect]:
         """The batches that `SendBatches` asked for were read, and are published from now on."""
-        if turn != self._turn:
-            return self._out()
-        self._reading = False
-        if not batches:
-            self._sealed = self._next_batch - 1  # there are none after all
-            return self._out()
-        self._window.add(batches)
-        self._next_batch = batches[-1].batch + 1
-        if self._ack_deadline == inf:
-            self._ack_deadline = now + self._limits.ack_timeout_s
-        self._send_more(now)
-        return self._out()
+        self._uplink.sending(turn, batches, now)
+        return self._conversation.take()
 
     def applied(self, position: Position, now: float) -> list[Effect]:
         """A page was applied; the next must go on after `position`."""
-        self._applying = None
-        self._set_back = False
-        self._position = position
-        self._clear(complaints.NO_PAGES.code)
-        if self._pages_deadline != inf:
-            self._pages_deadline = now + self._limits.stall_timeout_s
-        self._effects += self._fetch.moved(position, now)
-        self._advance(now)
-        return self._out()
+        self._downlink.applied(position, now)
+        self._conversation.do(*self._fetch.moved(position, now))
+        self._doubt_if(self._downlink.advance(now), now)
+        return self._conversation.take()
 
     def loaded(self, standing: Standing, now: float) -> list[Effect]:
         """The file has done what it was told to do with a snapshot."""
-        self._effects += self._fetch.loaded(standing.loading, self._position, now)
+        self._conversation.do(*self._fetch.loaded(standing.loading, self.position, now))
         # Where it is over, the hub says how to go on.
-        return self.reintroduce(standing, now) if self._fetch.is_over else self._out()
+        return self.reintroduce(standing, now) if self._fetch.is_over else self._conversation.take()
 
     def reintroduce(self, standing: Standing, now: float) -> list[Effect]:
         """What `Hello` said has changed (tables, numbering): say it again."""
-        if self._renumbering and standing.incarnation == self._incarnation:
-            return self._out()  # it is said with the new numbers, once they are made
-        self._renumbering = False
-        self._set_back = self._applying is not None and (self._set_back or standing.position.seq < self._position.seq)
-        self._stand(standing)
+        if self._hellos.renumbering and standing.incarnation == self._conversation.incarnation:
+            return self._conversation.take()  # it is said with the new numbers, once they are made
+        self._hellos.renumbering = False
+        self._downlink.stands_at(standing.position)
+        self._conversation.stand(standing)
+        self._fetch.stand(standing.loading)
         if self.state is not State.OFFLINE:
             self._doubt(now, at_once=True)
-        return self._out()
+        return self._conversation.take()
 
     def ask_fresh(self, nonces: Iterable[str], now: float) -> list[Effect]:
         """Apps want to know how far the log goes: all questions that are open. Known ones are not asked twice."""
         self._questions.open(nonces, now)
         self._ask_fresh_due(now)
-        return self._out()
+        return self._conversation.take()
 
     # ── inputs: the hub ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -229,26 +169,27 @@ class Session:
 
         `too_large` says that one of the batches to be sent is above what the hub takes.
         """
-        if self.state not in ASKING or self._hellos == 0 or self._renumbering or not self._is_mine(welcome):
-            return self._out()
-        if welcome.epoch < self._epoch:
-            self._say(complaints.leader_stale(welcome.epoch, self._epoch))
-        elif self._log not in (None, welcome.log):
-            self._halt(complaints.log_foreign(welcome.log, self._log))
-        elif (renumber := self._chain.judge(welcome, ours, self._sealed, too_large=too_large)) is not None:
+        here = self._conversation
+        if not self._hellos.expects_welcome or not here.is_mine(welcome):
+            return here.take()
+        if welcome.epoch < here.epoch:
+            here.say(complaints.leader_stale(welcome.epoch, here.epoch))
+        elif here.log not in (None, welcome.log):
+            self._halt(complaints.log_foreign(welcome.log, here.log))
+        elif (renumber := self._chain.judge(welcome, ours, here.sealed, too_large=too_large)) is not None:
             if welcome.checkpoint == "off_log":
-                self._say(complaints.log_lost_its_end(self._position, welcome))
-            self._renumbering = True
-            self._hello_at = inf
-            self._effects.append(renumber)
-        elif (plan := self._fetch.plan(welcome, self._position, self._checkpoint)) is Plan.WAIT:
-            self._effects.append(AwaitSnapshot())
+                here.say(complaints.log_lost_its_end(here.position, welcome))
+            self._hellos.await_numbers()
+            here.do(renumber)
+        elif (plan := self._fetch.plan(welcome, here.position, here.checkpoint)) is Plan.WAIT:
+            here.do(AwaitSnapshot())
         else:
             self._follow(welcome, plan, now)
-        return self._out()
+        return here.take()
 
     def received(self, message: Incoming, size: int, now: float, random: float) -> list[Effect]:
         """A message came in, `size` bytes long; a `Welcome` goes to `welcomed` instead."""
+        here = self._conversation
         match message:
             case Page():
                 self._take_page(message, size, now, random)
@@ -257,393 +198,202 @@ class Session:
             case Ack():
                 self._take_ack(message, now, random)
             case Replay():
-                if self._is_mine(message):
+                if here.is_mine(message) and here.follows:
                     self._take_replay(message, size, now, random)
             case Snapshot() | SnapshotChunk():
-                if self._is_mine(message) and self.state in FOLLOWING:
+                if here.is_mine(message) and here.follows:
                     self._take_snapshot(message, now)
             case FreshAnswer():
-                if self._is_mine(message):
+                if here.is_mine(message):
                     self._take_answer(message, now)
             case Problem():
                 self._take_problem(message, now)
             case Welcome():
                 raise TypeError("a Welcome comes in through welcomed()")
-        return self._out()
+        return here.take()
 
     # ── inputs: time ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def tick(self, now: float, random: float) -> list[Effect]:
         """Time has passed."""
-        if self.state in ASKING and now >= self._hello_at:
-            overdue = self._hellos > 0 and now >= self._asking_since + self._limits.welcome_timeout_s
-            if self.state is State.HANDSHAKING and overdue:
-                self._clear(complaints.HUB_BUSY)
-                self._say(complaints.NO_WELCOME)
-            self._say_hello(now, random)
-        if now >= self._ack_deadline:
-            self._clear(complaints.HUB_BUSY)
-            self._say(complaints.NO_ACK)
+        self._hellos.tick(now, random)
+        if now >= self._uplink.deadline:
+            self._conversation.clear(complaints.HUB_BUSY)
+            self._conversation.say(complaints.NO_ACK)
             self._doubt(now)
-        if now >= self._pages_deadline:
-            self._pages_overdue(now)
+        if now >= self._downlink.deadline:
+            self._doubt_if(self._downlink.overdue(now), now)
         if now >= self._fetch.deadline:
-            self._effects += self._fetch.overdue(self._position, now)
-        if self.state in FOLLOWING:
-            self._ask_fresh_due(now)
-        return self._out()
+            self._conversation.do(*self._fetch.overdue(self.position, now))
+        self._ask_fresh_due(now)
+        return self._conversation.take()
 
-    # ── handshake ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _say_hello(self, now: float, random: float) -> None:
-        self._effects.append(SendHello())
-        self._last_hello = now
-        if self._hellos == 0:
-            self._asking_since = now
-        backoff = min(self._limits.hello_backoff_max_s, self._limits.welcome_timeout_s * 2.0 ** min(self._hellos, 30))
-        if self.state is State.HALTED:
-            backoff = self._limits.hello_backoff_max_s
-        self._hellos += 1
-        self._hello_at = now + self._limits.welcome_timeout_s + random * backoff
+    # ── handshakes ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _doubt(self, now: float, *, at_once: bool = False, delay_s: float = 0.0) -> None:
-        """Back to the handshake: never more often than `hello_pause_s`, unless our own file asks for it."""
-        self._enter(Cause.DOUBT)
+        """Back to the handshake."""
+        self._conversation.enter(Cause.DOUBT)
         self._forget()
-        self._hellos = 0
-        due = now + delay_s
-        self._hello_at = due if at_once else max(due, self._last_hello + self._limits.hello_pause_s)
-        if self._renumbering:
-            self._hello_at = inf
-        elif self._hello_at <= now:
-            self._say_hello(now, 0.0)
+        self._hellos.begin_anew(now, at_once=at_once, delay_s=delay_s)
+
+    def _doubt_if(self, doubt: bool, now: float) -> None:
+        """What one of the parts has said."""
+        if doubt:
+            self._doubt(now)
+
+    def _is_of_another_epoch(self, epoch: int, now: float, random: float) -> bool:
+        """A later epoch than the Welcome's raises doubt; what a stale leader says is ignored. (Guarantee 8.)"""
+        if epoch > self.epoch:
+            self._doubt(now, delay_s=random * self._limits.hello_spread_s)
+        return epoch != self.epoch
 
     def _halt(self, trouble: Trouble) -> None:
-        self._enter(Cause.FOREIGN_LOG)
-        self._clear(complaints.NO_WELCOME.code)
-        self._pages.clear()
-        self._say(trouble)
+        self._conversation.enter(Cause.FOREIGN_LOG)
+        self._conversation.clear(complaints.NO_WELCOME.code)
+        self._downlink.pages.clear()
+        self._conversation.say(trouble)
+
+    def _lose(self) -> None:
+        self._conversation.enter(Cause.DISCONNECTED)
+        self._conversation.clear(complaints.HUB_BUSY)
+        self._forget()
+        self._hellos.stop()
+
+    def _forget(self) -> None:
+        """Drop what holds only within one handshake."""
+        self._uplink.stop()
+        self._fetch.pause()
+        self._downlink.stop()
 
     def _follow(self, welcome: Welcome, plan: Plan, now: float) -> None:
+        here = self._conversation
         for code in complaints.SOLVED_BY_WELCOME:
-            self._clear(code)
+            here.clear(code)
         if welcome.table_problems:
-            self._say(complaints.tables_refused(welcome.table_problems))
+            here.say(complaints.tables_refused(welcome.table_problems))
         else:
-            self._clear(complaints.TABLES_REFUSED)
-        self._log, self._epoch = welcome.log, welcome.epoch
-        self._welcome_head = welcome.head
-        self._effects.append(Follow(welcome.log, welcome.epoch, welcome.head))
-        self._effects.append(Limits(welcome.payload_bytes_max, welcome.batch_bytes_max))
-        self._next_batch = 1 if welcome.accepted is None else welcome.accepted.batch + 1
-        if self._next_batch > self._sealed:
-            self._clear(complaints.NO_ACK.code)
-        self._pages.keep(lambda page: belongs(page, welcome.log, welcome.epoch, welcome.head))
-        self._heard = max(welcome.head.seq, self._pages.last_seq)
-        behind = self._tail.seq < welcome.head.seq
+            here.clear(complaints.TABLES_REFUSED)
+        here.log, here.epoch = welcome.log, welcome.epoch
+        here.do(
+            Follow(welcome.log, welcome.epoch, welcome.head),
+            Limits(welcome.payload_bytes_max, welcome.batch_bytes_max),
+        )
+        self._uplink.go_on_after(0 if welcome.accepted is None else welcome.accepted.batch)
+        behind = self._downlink.welcomed(welcome.head)
         if plan is Plan.SNAPSHOT:
-            self._enter(Cause.WELCOME_SNAPSHOT)
+            here.enter(Cause.WELCOME_SNAPSHOT)
         else:
-            self._enter(Cause.WELCOME_BEHIND if behind else Cause.WELCOME_LEVEL)
+            here.enter(Cause.WELCOME_BEHIND if behind else Cause.WELCOME_LEVEL)
         if plan is not Plan.REPLAY:
-            self._effects += self._fetch.start(whole=plan is Plan.SNAPSHOT, position=self._position, now=now)
+            here.do(*self._fetch.start(whole=plan is Plan.SNAPSHOT, position=here.position, now=now))
         if behind and plan is not Plan.SNAPSHOT:
-            self._request_replay(now)
+            self._downlink.request_replay(now)
         else:
-            self._clear(complaints.NO_PAGES.code)
-        self._advance(now)
-        self._send_more(now)
+            here.clear(complaints.NO_PAGES.code)
+        self._doubt_if(self._downlink.advance(now), now)
+        self._uplink.send(now)
         self._ask_fresh_due(now, all_of_them=True)
 
-    # ── batches going up ──────────────────────────────────────────────────────────────────────────────────────────
-
-    def _send_more(self, now: float) -> None:
-        if self.state not in FOLLOWING or self._reading or self._next_batch > self._sealed:
-            return
-        count, size = self._window.room
-        if count:
-            self._reading = True
-            self._effects.append(SendBatches(self._turn, self._next_batch - 1, self._sealed, count, size))
+    # ── messages ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take_ack(self, ack: Ack, now: float, random: float) -> None:
-        if ack.incarnation != self._incarnation or ack.boot not in (None, self._boot) or self.state not in FOLLOWING:
+        here = self._conversation
+        if ack.incarnation != here.incarnation or ack.boot not in (None, here.boot) or not here.follows:
             return
-        if self._is_of_another_epoch(ack.epoch, now, random) or not self._window.ack(ack.batch, ack.digest):
-            return
-        self._clear(complaints.NO_ACK.code)
-        self._clear("hub_problem")
-        self._ack_deadline = now + self._limits.ack_timeout_s if len(self._window) else inf
-        self._send_more(now)
+        if not self._is_of_another_epoch(ack.epoch, now, random):
+            self._uplink.acked(ack, now)
 
     def _take_problem(self, problem: Problem, now: float) -> None:
-        if problem.incarnation not in (None, self._incarnation) or problem.boot not in (None, self._boot):
+        here = self._conversation
+        if problem.incarnation not in (None, here.incarnation) or problem.boot not in (None, here.boot):
             return
         if self.state is State.OFFLINE:
             return
         match problem.code:
             case "resend" if problem.batch:
-                self._resend(problem.batch, now)
+                self._uplink.resend(problem.batch, now)
             case "snapshot_building":
                 self._fetch.wait(now)
             case "snapshot_gone":
-                self._effects += self._fetch.gone(self._position, now)
+                here.do(*self._fetch.gone(here.position, now))
             case "resend" | "fork" | "hello_needed" | "replay_too_old":
-                if self.state in FOLLOWING:
-                    self._doubt(now)
+                self._doubt_if(here.follows, now)
             case "log_unknown" | "epoch_impossible" if self.state in ASKING:
                 self._halt(Trouble("log_foreign", problem.message, problem.hint))
             case "cloned":  # holds until a Welcome comes without it
-                self._say(Trouble("cloned", f"device {problem.message}", problem.hint))
+                here.say(Trouble("cloned", f"device {problem.message}", problem.hint))
             case _:
-                if problem.batch and problem.batch <= self._sealed and self.state in FOLLOWING:
+                if problem.batch and problem.batch <= here.sealed and here.follows:
                     self._chain.cannot_take(problem.batch)
                     self._doubt(now)
-                self._say(Trouble("hub_problem", f"the hub says {problem.code}: {problem.message}", problem.hint))
-
-    def _resend(self, batch: int, now: float) -> None:
-        """Go on from `batch`. The hub says so for each batch that was in flight: only the first time counts."""
-        again_from, until = self._resent
-        if self.state not in FOLLOWING or batch > self._next_batch or (batch == again_from and now < until):
-            return
-        self._resent = (batch, now + self._limits.hello_pause_s)
-        self._stop_sending()
-        self._next_batch = batch
-        self._send_more(now)
-
-    def _stop_sending(self) -> None:
-        self._turn += 1
-        self._reading = False
-        self._window.clear()
-        self._ack_deadline = inf
-
-    # ── pages coming down ─────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def _tail(self) -> Position:
-        """Where the device is once the page that is being applied is done (unless the file was set back meanwhile)."""
-        return self._position if self._applying is None or self._set_back else self._applying
+                here.say(Trouble("hub_problem", f"the hub says {problem.code}: {problem.message}", problem.hint))
 
     def _take_page(self, page: Page, size: int, now: float, random: float) -> None:
-        if self.state is State.HANDSHAKING and page.log == self._log:
-            self._pages.add(page, size)  # judged when the Welcome is there
-        if self.state not in FOLLOWING:
+        here = self._conversation
+        if here.state is State.HANDSHAKING and page.log == here.log:
+            self._downlink.keep(page, size)
+        if not here.follows:
             return
-        if page.log != self._log:
+        if page.log != here.log:
             self._doubt(now)
-        elif self._is_of_another_epoch(page.end.epoch, now, random):
-            return
-        elif not belongs(page, self._log, self._epoch, self._welcome_head):
-            self._doubt(now)
-        else:
-            self._stalls = 0
-            self._clear(complaints.NO_LIVE_PAGES.code)
-            self._heard = max(self._heard, page.end.seq)
-            self._pages.add(page, size)
-            self._advance(now)
+        elif not self._is_of_another_epoch(page.end.epoch, now, random):
+            self._doubt_if(self._downlink.take_page(page, size, now), now)
 
     def _take_replay(self, replay: Replay, size: int, now: float, random: float) -> None:
-        page = replay.page
-        if self.state not in FOLLOWING or page.log != self._log:
+        if replay.page.log != self._conversation.log:
             return
-        if page.end.epoch > self._epoch:
+        if replay.page.end.epoch > self.epoch:
             self._doubt(now, delay_s=random * self._limits.hello_spread_s)
-            return
-        if not belongs(page, self._log, self._epoch, self._welcome_head):
-            return
-        self._credit = max(0, self._credit - 1)
-        if self.state is State.CATCHING_UP:
-            self._pages_deadline = now + self._limits.stall_timeout_s
-            if replay.last and page.prev.seq >= self._asked_from.seq:
-                self._replay_end = page.end
-        self._heard = max(self._heard, page.end.seq)
-        if page.entries:
-            self._pages.add(page, size)
-        self._advance(now)
+        else:
+            self._doubt_if(self._downlink.take_replay(replay, size, now), now)
 
     def _take_head(self, head: Head, now: float, random: float) -> None:
+        here = self._conversation
         self._take_busy(head.busy, now)
-        if self.state is State.HANDSHAKING and head.epoch != self._head_epoch:
-            # A leader that was not heard before: no need to wait out the backoff, but not everyone at once.
-            self._head_epoch = head.epoch
-            soon = max(now + random * self._limits.hello_spread_s, self._last_hello + self._limits.hello_pause_s)
-            self._hello_at = min(self._hello_at, soon)
-        if self.state not in FOLLOWING:
+        self._hellos.heard_leader(head.epoch, now, random)
+        if not here.follows:
             return
-        if head.log != self._log:
+        if head.log != here.log:
             self._doubt(now)
         elif not self._is_of_another_epoch(head.epoch, now, random):
-            self._heard = max(self._heard, head.head.seq)
-            self._advance(now)
+            self._doubt_if(self._downlink.take_head(head.head.seq, now), now)
 
     def _take_busy(self, busy: str | None, now: float) -> None:
         """The hub has so much to do that its answers take long: what is waited for is waited for anew."""
         if busy is None:
-            self._clear(complaints.HUB_BUSY)
+            self._conversation.clear(complaints.HUB_BUSY)
             return
-        limits = self._limits
-        if self.state is State.HANDSHAKING and self._hellos:
-            self._asking_since = now
-            self._hello_at = max(self._hello_at, now + limits.welcome_timeout_s)
-        if self._ack_deadline != inf:
-            self._ack_deadline = max(self._ack_deadline, now + limits.ack_timeout_s)
-        if self._pages_deadline != inf:
-            self._pages_deadline = max(self._pages_deadline, now + limits.stall_timeout_s)
+        self._hellos.wait_longer(now)
+        self._uplink.wait_longer(now)
+        self._downlink.wait_longer(now)
         self._fetch.wait(now)
-        if self.state in (State.HANDSHAKING, State.CATCHING_UP) or len(self._window):
-            self._say(complaints.hub_busy(busy))
-
-    def _is_of_another_epoch(self, epoch: int, now: float, random: float) -> bool:
-        """A later epoch than the Welcome's raises doubt; what a stale leader says is ignored. (Guarantee 8.)"""
-        if epoch > self._epoch:
-            self._doubt(now, delay_s=random * self._limits.hello_spread_s)
-        return epoch != self._epoch
-
-    def _advance(self, now: float) -> None:
-        """Apply what continues the position, ask for what is missing, notice what is overdue."""
-        if self.state not in FOLLOWING or self.state is State.LOADING:
-            return
-        found = Next.NOTHING if self._applying else self._pages.take(self._position)
-        if isinstance(found, Page):
-            self._applying = found.end
-            self._effects.append(ApplyPage(found))
-        elif found is Next.FORK:
-            self._doubt(now)
-            return
-        if self.state is State.CATCHING_UP:
-            self._catch_up(now)
-        elif found is Next.GAP and not self._fruitless:
-            self._enter(Cause.GAP)
-            self._request_replay(now)
-        elif self._heard <= self._tail.seq or self._applying:
-            self._pages_deadline = inf
-        elif self._pages_deadline == inf:
-            self._pages_deadline = now + self._limits.stall_timeout_s
-
-    def _catch_up(self, now: float) -> None:
-        end = self._replay_end
-        if end is not None and self._position.seq >= end.seq:
-            self._enter(Cause.CAUGHT_UP)
-            self._replay_end = None
-            self._credit = 0
-            self._pages_deadline = inf
-            self._clear(complaints.NO_PAGES.code)
-            self._judge_what_was_heard()
-            self._advance(now)
-            return
-        reach = self._pages.reach(self._tail)
-        all_asked_for = end is not None and reach.seq >= end.seq
-        waiting = self._pages.ready(self._tail)
-        if not self._credit and not all_asked_for and waiting <= self._limits.replay_pages // 2:
-            self._request_replay(now)
-
-    def _judge_what_was_heard(self) -> None:
-        """A replay has ended before a place that was heard of.
-
-        Once, that can be as it crossed with a lost page: it is asked for again after a while. Twice, there is no such
-        place in the log, whoever said so: it is forgotten, rather than asked for without end.
-        """
-        if self._heard <= self._position.seq:
-            self._fruitless = 0
-            return
-        self._fruitless += 1
-        if self._fruitless == FRUITLESS_MAX:
-            self._fruitless = 0
-            self._pages.clear()
-            self._heard = self._position.seq
-
-    def _request_replay(self, now: float) -> None:
-        self._asked_from = self._pages.reach(self._tail)
-        self._replay_end = None
-        self._credit = self._limits.replay_pages
-        self._pages_deadline = now + self._limits.stall_timeout_s
-        self._effects.append(RequestReplay(self._asked_from, self._credit))
-
-    def _pages_overdue(self, now: float) -> None:
-        if self._applying:  # a large page takes its time
-            self._pages_deadline = now + self._limits.stall_timeout_s
-        elif self.state is State.LIVE:
-            self._stalls += 1
-            if self._stalls == STALLS_MAX:
-                self._say(complaints.NO_LIVE_PAGES)
-            self._enter(Cause.GAP)
-            self._request_replay(now)
-        else:
-            self._say(complaints.NO_PAGES)
-            self._doubt(now)
-
-    # ── a snapshot ────────────────────────────────────────────────────────────────────────────────────────────────
+        if self.state in (State.HANDSHAKING, State.CATCHING_UP) or len(self._uplink.window):
+            self._conversation.say(complaints.hub_busy(busy))
 
     def _take_snapshot(self, message: Snapshot | SnapshotChunk, now: float) -> None:
+        here = self._conversation
         if isinstance(message, SnapshotChunk):
-            self._effects += self._fetch.take_chunk(message, self._position, now)
-        elif message.log != self._log or message.position.epoch > self._epoch:
+            here.do(*self._fetch.take_chunk(message, here.position, now))
+        elif message.log != here.log or message.position.epoch > here.epoch:
             self._doubt(now)
-        elif self.state is State.LOADING and self.loading is None and message.position.seq <= self._tail.seq:
+        elif here.state is State.LOADING and self.loading is None and message.position.seq <= self._downlink.tail.seq:
             self._fetch.pause()
-            self._enter(Cause.NOT_NEEDED)
-            self._request_replay(now)
+            here.enter(Cause.NOT_NEEDED)
+            self._downlink.request_replay(now)
         else:
-            self._effects += self._fetch.take_manifest(message, self._position, now)
+            here.do(*self._fetch.take_manifest(message, here.position, now))
 
     # ── freshness ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask_fresh_due(self, now: float, *, all_of_them: bool = False) -> None:
-        if self.state in FOLLOWING:
-            self._effects.extend(map(AskFresh, self._questions.due(now, all_of_them=all_of_them)))
+        if self._conversation.follows:
+            self._conversation.do(*map(AskFresh, self._questions.due(now, all_of_them=all_of_them)))
 
     def _take_answer(self, answer: FreshAnswer, now: float) -> None:
+        here = self._conversation
         if not self._questions.answered(answer.nonce):
             return
-        self._effects.append(AnswerFresh(answer.nonce, answer.head))
-        if self.state in FOLLOWING and answer.head.epoch == self._epoch:
+        here.do(AnswerFresh(answer.nonce, answer.head))
+        if here.follows and answer.head.epoch == here.epoch:
             # Its entries may have been lost on the way: then nothing else tells of them until the next head.
-            self._heard = max(self._heard, answer.head.seq)
-            self._advance(now)
-
-    # ── common ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _stand(self, standing: Standing) -> None:
-        self._incarnation = standing.incarnation
-        self._log = standing.log
-        self._epoch = standing.epoch
-        self._position = standing.position
-        self._checkpoint = standing.checkpoint or standing.position
-        self._sealed = standing.sealed
-        self._fetch.stand(standing.loading)
-
-    def _is_mine(self, message: Welcome | Replay | Snapshot | SnapshotChunk | FreshAnswer) -> bool:
-        return message.incarnation == self._incarnation and message.boot == self._boot
-
-    def _lose(self) -> None:
-        self._enter(Cause.DISCONNECTED)
-        self._clear(complaints.HUB_BUSY)
-        self._forget()
-        self._hello_at = inf
-
-    def _forget(self) -> None:
-        """Drop what holds only within one handshake. A page that is being applied goes on."""
-        self._stop_sending()
-        self._fetch.pause()
-        self._pages.clear()
-        self._credit = 0
-        self._replay_end = None
-        self._fruitless = 0
-        self._pages_deadline = inf
-
-    def _enter(self, cause: Cause) -> None:
-        before, self.state = self.state, TRANSITIONS[self.state, cause]
-        if self.state is not before:
-            self._effects.append(PublishState(self.state))
-
-    def _say(self, trouble: Trouble) -> None:
-        self._troubles.add(trouble.code)
-        self._effects.append(SayProblem(trouble))
-
-    def _clear(self, code: str) -> None:
-        if code in self._troubles:
-            self._troubles.discard(code)
-            self._effects.append(ClearProblem(code))
-
-    def _out(self) -> list[Effect]:
-        effects, self._effects = self._effects, []
-        return effects
+            self._doubt_if(self._downlink.take_head(answer.head.seq, now), now)

@@ -773,7 +773,7 @@ def test_pages_that_wait_are_bounded() -> None:
     made = behind(1000)
     for number in range(500):
         feed(made, page(at(1000 + number), 1))
-    assert len(made._pages) <= LIMITS.pages_held_max
+    assert len(made._downlink.pages) <= LIMITS.pages_held_max
 
 
 def test_pages_that_wait_are_bounded_by_bytes() -> None:
@@ -781,7 +781,7 @@ def test_pages_that_wait_are_bounded_by_bytes() -> None:
     made = behind(1000)
     for number in range(20):
         feed(made, page(at(1000 + number), 1), size=LIMITS.pages_held_bytes_max // 4)
-    assert made._pages.bytes_held <= LIMITS.pages_held_bytes_max
+    assert made._downlink.pages.bytes_held <= LIMITS.pages_held_bytes_max
 
 
 def test_a_page_that_the_log_does_not_know_is_forgotten_rather_than_asked_for_without_end() -> None:

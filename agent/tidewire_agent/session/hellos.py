@@ -1,0 +1,104 @@
+"""When to say `Hello`: at once, again while no `Welcome` comes, and not all devices at the same time. Pure."""
+
+from __future__ import annotations
+
+from math import inf
+
+from tidewire_agent.session import complaints
+from tidewire_agent.session.conversation import Conversation
+from tidewire_agent.session.effects import SendHello
+from tidewire_agent.session.limits import SessionLimits
+from tidewire_agent.session.states import ASKING, State
+
+
+class Hellos:
+    """The device's half of handshakes.
+
+    Args:
+        conversation: whose state says whether a `Welcome` is awaited.
+        limits: of which these matter: how long to wait for it, and how long between two hellos.
+    """
+
+    def __init__(self, conversation: Conversation, limits: SessionLimits) -> None:
+        self._conversation = conversation
+        self._limits = limits
+        self._at = inf
+        self._last = -inf
+        self._asking_since = -inf
+        self._said = 0
+        """In this handshake."""
+        self._head_epoch = 0
+        self.renumbering = False
+        """Whether the file gets new numbers: until then there is nothing to say."""
+
+    @property
+    def wake_at(self) -> float:
+        """When the next is due."""
+        return self._at if self._conversation.state in ASKING else inf
+
+    @property
+    def expects_welcome(self) -> bool:
+        """Whether a `Welcome` can be the answer to what was said."""
+        return self._conversation.state in ASKING and self._said > 0 and not self.renumbering
+
+    def begin(self, now: float) -> None:
+        """There is a connection."""
+        self._said = 0
+        if not self.renumbering:
+            self._say(now, 0.0)
+
+    def begin_anew(self, now: float, *, at_once: bool, delay_s: float) -> None:
+        """There is doubt: never more often than `hello_pause_s`, unless our own file asks for it (`at_once`)."""
+        self._said = 0
+        due = now + delay_s
+        self._at = due if at_once else max(due, self._last + self._limits.hello_pause_s)
+        if self.renumbering:
+            self._at = inf
+        elif self._at <= now:
+            self._say(now, 0.0)
+
+    def await_numbers(self) -> None:
+        """The file gets new numbers."""
+        self.renumbering = True
+        self._at = inf
+
+    def stop(self) -> None:
+        """There is no connection."""
+        self._at = inf
+
+    def heard_leader(self, epoch: int, now: float, random: float) -> None:
+        """A head came: of a leader that was not heard before, there is no need to wait out the backoff."""
+        if self._conversation.state is State.HANDSHAKING and epoch != self._head_epoch:
+            self._head_epoch = epoch
+            # But not everyone at once.
+            soon = max(now + random * self._limits.hello_spread_s, self._last + self._limits.hello_pause_s)
+            self._at = min(self._at, soon)
+
+    def wait_longer(self, now: float) -> None:
+        """The hub says that its answers take long."""
+        if self._conversation.state is State.HANDSHAKING and self._said:
+            self._asking_since = now
+            self._at = max(self._at, now + self._limits.welcome_timeout_s)
+
+    def tick(self, now: float, random: float) -> None:
+        """Time has passed."""
+        conversation = self._conversation
+        if now < self.wake_at:
+            return
+        overdue = self._said > 0 and now >= self._asking_since + self._limits.welcome_timeout_s
+        if conversation.state is State.HANDSHAKING and overdue:
+            conversation.clear(complaints.HUB_BUSY)
+            conversation.say(complaints.NO_WELCOME)
+        self._say(now, random)
+
+    def _say(self, now: float, random: float) -> None:
+        limits = self._limits
+        self._conversation.do(SendHello())
+        self._last = now
+        if self._said == 0:
+            self._asking_since = now
+        backoff = min(limits.hello_backoff_max_s, limits.welcome_timeout_s * 2.0 ** min(self._said, 30))
+        if self._conversation.state is State.HALTED:
+            backoff = limits.hello_backoff_max_s
+        self._said += 1
+        self._at = now + limits.welcome_timeout_s + random * backoff
