@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic_core import from_json, to_json
 
 from simulation.checkers import Guarantee
 from simulation.lifetime import simulate
@@ -15,8 +16,10 @@ from simulation.world import Plan
 from tidewire_agent.session.session import Session
 from tidewire_agent.session.window import SendWindow
 from tidewire_agent.store.apply import Applier
+from tidewire_agent.store.change_log import ChangeLog
 from tidewire_agent.store.dead_letters import DeadLetters
-from tidewire_agent.store.seal import Draft, Sealer, _encoded
+from tidewire_agent.store.draft import Draft
+from tidewire_agent.store.seal import Sealer
 from tidewire_hub.dedupe import Next, place_of
 from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.log.sqlite import SqliteLog
@@ -52,21 +55,21 @@ def a_sealer_that_forgets_a_table(patch: pytest.MonkeyPatch) -> None:
     store = Sealer._store
 
     def broken(self: Sealer, draft: Draft, now_ms: int) -> float:
-        runs = [run for run in draft.runs if run["table"] != "pairs"]
-        return store(self, draft._replace(runs=runs, changes_json=_encoded(runs)), now_ms)
+        runs = [run for run in from_json(draft.changes_json) if run["table"] != "pairs"]
+        return store(self, draft._replace(changes_json=to_json(runs)), now_ms)
 
     patch.setattr(Sealer, "_store", broken)
 
 
 def a_sealer_that_seals_twice(patch: pytest.MonkeyPatch) -> None:
-    remove_changes = Sealer._remove_changes
+    remove = ChangeLog.remove
     calls = count()
 
-    def broken(self: Sealer, cut: int) -> None:
+    def broken(self: ChangeLog, cut: int) -> None:
         if next(calls) % 7 != 6:
-            remove_changes(self, cut)
+            remove(self, cut)
 
-    patch.setattr(Sealer, "_remove_changes", broken)
+    patch.setattr(ChangeLog, "remove", broken)
 
 
 def a_hub_that_takes_what_comes_too_early(patch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ class EdgeStore:
             version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
             if version != self._data_version:
                 self._data_version = version
-                self._parts.sealer.saw_commit()
+                self._parts.changes.saw_commit()
             return version
 
     # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -214,7 +214,7 @@ class EdgeStore:
 
     def heed(self, batch_bytes_max: int) -> None:
         """Seal no batch above what the hub takes, as its Welcome says."""
-        self._parts.sealer.heed(batch_bytes_max)
+        self._parts.changes.heed(batch_bytes_max)
 
     def harden(self) -> None:
         """Bring all commits to the disk, outside any lock. `outbox` does it too."""

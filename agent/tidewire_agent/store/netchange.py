@@ -17,7 +17,7 @@ Rows that belong together (both keys of a key change; a row and those it replace
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tidewire_agent.store import capture
@@ -58,7 +58,7 @@ class _Net:
     base: Position
     key: Key
     row: tuple[Value, ...] | None
-    changed: set[str] = field(default_factory=set)
+    changed: frozenset[str] = frozenset()
     inserted: bool = False
     deleted: bool = False
     reborn: bool = False
@@ -118,7 +118,7 @@ class NetChange:
             case capture.INSERTED:
                 self._insert(net)
             case capture.UPDATED:
-                net.changed |= row.changed
+                net.changed = (net.changed | row.changed) if net.changed else row.changed  # few sets, shared by many
             case capture.DELETED:
                 self._delete(net)
             case capture.MOVED_FROM:
@@ -139,7 +139,7 @@ class NetChange:
     def _delete(self, net: _Net) -> None:
         net.deleted = True
         net.inserted = False
-        net.changed.clear()
+        net.changed = frozenset()
 
     def _move_to(self, net: _Net, key: bytes) -> None:
         if self._moved_from == key:  # another spelling of the same key: the row is the same one
@@ -177,4 +177,4 @@ class NetChange:
         elif net.inserted or net.whole:
             yield Change("put", net.key, net.row, frozenset(), net.base, net.tie)
         elif net.changed:
-            yield Change("set", net.key, net.row, frozenset(net.changed), net.base, net.tie)
+            yield Change("set", net.key, net.row, net.changed, net.base, net.tie)

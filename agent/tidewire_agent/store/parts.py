@@ -7,8 +7,10 @@ from pathlib import Path
 
 from tidewire_agent.store.apply import Applier
 from tidewire_agent.store.catalogue import Catalogue
+from tidewire_agent.store.change_log import ChangeLog
 from tidewire_agent.store.checkpoint import WalCheckpoint
 from tidewire_agent.store.dead_letters import DeadLetters
+from tidewire_agent.store.draft import Drafter
 from tidewire_agent.store.fresh_questions import FreshQuestions
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
@@ -104,6 +106,15 @@ class StoreParts:
         self.parked = Parked(connection)
         self.seeds = Seeds(connection, self.meta, self.catalogue, chunk_bytes=settings.seed_chunk_bytes)
         self.loads = Loads(connection, self.meta, self.catalogue)
+        self.changes = ChangeLog(
+            connection,
+            self.meta,
+            batch_bytes_max=settings.batch_bytes_max,
+            changes_soft_max=settings.changes_per_batch_soft_max,
+            changes_max=settings.changes_per_batch_max,
+            piece_changes_max=settings.piece_changes_max,
+            piece_bytes_max=settings.piece_bytes_max,
+        )
         self.fresh = FreshQuestions(connection, self._write)
         self.questions = VerifyQuestions(connection, self._write)
 
@@ -133,10 +144,8 @@ class StoreParts:
             self.outbox,
             self.dead_letters,
             self.seeds,
-            self.loads,
-            batch_bytes_max=self._settings.batch_bytes_max,
-            changes_soft_max=self._settings.changes_per_batch_soft_max,
-            changes_max=self._settings.changes_per_batch_max,
+            self.changes,
+            Drafter(self.connection, self.catalogue, self.changes, self.seeds, self.loads),
             sealed=self.rows.sealed,
         )
 

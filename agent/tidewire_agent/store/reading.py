@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from tidewire_schemas.values import RawText
+
+R = TypeVar("R")
 
 
 @contextmanager
@@ -22,14 +24,19 @@ def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
 
 def fetch_all(connection: sqlite3.Connection, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
     """All rows of a query; TEXT that is not valid UTF-8 comes as `RawText`."""
+    return read_again_as_raw(connection, lambda: connection.execute(statement, parameters).fetchall())
+
+
+def read_again_as_raw(connection: sqlite3.Connection, read: Callable[[], R]) -> R:
+    """What `read` gives; called again where it meets TEXT that is not valid UTF-8, which comes as `RawText` then."""
     try:
-        return connection.execute(statement, parameters).fetchall()
+        return read()
     except sqlite3.OperationalError as error:
         if "decode" not in str(error):
             raise
     connection.text_factory = _text
     try:
-        return connection.execute(statement, parameters).fetchall()
+        return read()
     finally:
         connection.text_factory = str
 

@@ -24,7 +24,13 @@ class StoreSettings(BaseModel):
     """Where rows are only inserted, a batch ends with a transaction after about so many, if the agent saw one end:
     short batches are applied in a short time. A larger transaction is one batch."""
     changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
-    """Change log rows read into one batch: bounds the agent's memory while it works off a backlog."""
+    """Changes in one batch. More of them, in one transaction or made while no agent ran, are cut into pieces, and the
+    log says so."""
+    piece_changes_max: Annotated[int, Field(ge=1)] = 10_000
+    """Changes in such a piece: it is not whole anyway, and small pieces keep the agent's memory small, and the
+    receivers', while a large backlog is worked off."""
+    piece_bytes_max: Annotated[int, Field(ge=1024)] = 4 * 1024 * 1024
+    """Bytes of such a piece, if it holds more than one change."""
     seed_chunk_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
     """About how many bytes of rows that were there before go into one batch: one MQTT message each."""
     apply_rows_max: Annotated[int, Field(ge=1)] = 2000

@@ -97,3 +97,69 @@ def test_an_end_is_not_believed_once_the_newest_changes_were_removed(edge: Edge)
     edge.store.detach_table("u")
     write(edge, 100, 30, seen=False)
     assert sizes(edge)[-1] == 41
+
+
+def with_limits(tmp_path: Path, **limits: int) -> Edge:
+    edge = Edge(tmp_path / "limited.db", "a", settings=StoreSettings(**limits))
+    edge.sql(TABLE)
+    edge.attach("t")
+    edge.seal()
+    return edge
+
+
+def test_a_group_that_no_batch_can_hold_is_cut_into_small_pieces_and_the_log_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge = with_limits(tmp_path, changes_per_batch_max=50, piece_changes_max=20)
+    write(edge, 0, 70, seen=False)
+    assert sizes(edge) == [20, 20, 20, 10]
+    assert [r.getMessage() for r in caplog.records if "part a transaction" in r.getMessage()] == [
+        "70 changes, in one transaction or made while nobody looked, are more than changes_per_batch_max=50: they are"
+        " sent as several batches, which may part a transaction"
+    ]
+    edge.close()
+
+
+def test_what_is_written_while_a_large_group_is_cut_is_whole_again(tmp_path: Path) -> None:
+    """Guarantee 4."""
+    edge = with_limits(tmp_path, changes_per_batch_max=50, piece_changes_max=20)
+    write(edge, 0, 70)
+    edge.store.seal(0)
+    write(edge, 100, 40)
+    assert sizes(edge) == [20, 20, 20, 10, 40]
+    edge.close()
+
+
+def test_a_group_of_too_many_bytes_is_cut_into_pieces_of_few_bytes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edge = with_limits(tmp_path, batch_bytes_max=20_000, piece_bytes_max=5_000)
+    values = ", ".join(f"({n}, printf('%0900d', {n}))" for n in range(40))
+    edge.sql(f"BEGIN; INSERT INTO t VALUES {values}; COMMIT")
+    assert sum(sizes(edge)) == 40
+    assert max(sizes(edge)) == 5
+    assert sum("batch_bytes_max=20000" in record.getMessage() for record in caplog.records) == 1
+    edge.close()
+
+
+def test_a_row_above_what_a_piece_may_have_goes_alone_and_one_above_a_batch_stays_and_says_so(tmp_path: Path) -> None:
+    edge = with_limits(tmp_path, batch_bytes_max=20_000, piece_bytes_max=5_000)
+    edge.sql(
+        "BEGIN; INSERT INTO t VALUES (1, printf('%09000d', 0)), (2, 'small'), (3, printf('%030000d', 0)), (4, 'small');"
+        " COMMIT"
+    )
+    assert sum(sizes(edge)) == 3
+    assert [(letter.key, letter.reason) for letter in edge.store.dead(10)] == [([3], "row_too_large")]
+    edge.close()
+
+
+def test_ends_of_more_transactions_than_are_remembered_are_still_known_here_and_there(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidewire_agent.store.change_log.TRANSACTION_ENDS_MAX", 8)
+    for n in range(40):
+        write(edge, n * 3, 3)
+    found = sizes(edge)
+    assert sum(found) == 120
+    assert all(rows % 3 == 0 for rows in found)
+    assert len(found) > 2
