@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from tidewire_hub.snapshot.manifest import KeptSnapshot
 from tidewire_schemas.errors import LedElsewhere
-from tidewire_schemas.messages import ChainPoint, Head, Hello, TableProblem
+from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Head, Hello, TableProblem
 from tidewire_schemas.positions import Position
 from tidewire_schemas.verification import VerifyRequest
 
@@ -44,6 +44,10 @@ class Standing(NamedTuple):
     recent: tuple[ChainPoint, ...]
     common: Position | None = None
     """Where it is not: the newest entry that both have in common."""
+    whole_since: int = 0
+    """The newest entry before which the log says of columns what does not count any more."""
+    columns_elsewhere: tuple[ColumnsElsewhere, ...] = ()
+    """Columns of its tables that other devices have."""
     parent_known: bool = True
     """Whether the log holds what the first batch of this incarnation follows, where it follows anything."""
 
@@ -80,6 +84,8 @@ class Greet:
 
     device: str
     hello: Hello
+    connected: frozenset[str] = frozenset()
+    """Devices that are there, as far as is known."""
 
 
 @dataclass(frozen=True, slots=True)

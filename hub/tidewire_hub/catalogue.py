@@ -1,26 +1,42 @@
 """The tables of a stream: what devices declared, merged, and what of it is in force. Pure.
 
-Merging is a union: columns, unique sets and foreign keys are added, never removed or changed. What contradicts the
-catalogue is the declaring device's problem and changes nothing for the others.
+Merging is a union: columns, unique sets and foreign keys are added, never changed. What contradicts the catalogue is
+the declaring device's problem and changes nothing for the others. A column that no device declares any more is
+forgotten, with the unique sets and foreign keys that name it (`declared.py` says when).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from tidewire_schemas.errors import MessageError
 from tidewire_schemas.keys import Collation, apply_affinity
 from tidewire_schemas.messages import TableProblem
 from tidewire_schemas.names import fold
-from tidewire_schemas.shapes import ColumnShape, ForeignKey, TableShape, UniqueSet
+from tidewire_schemas.shapes import COLUMNS_MAX, ColumnShape, ForeignKey, TableShape, UniqueSet
 from tidewire_schemas.values import Value, WireValue, decode, encode
 
-_SHAPES: Final = TypeAdapter(list[TableShape])
+
+class KnownShape(TableShape):
+    """A table as all devices together declare it, and what became of columns that they gave up. Names are folded."""
+
+    forgotten: tuple[str, ...] = ()
+    """Columns that no device has any more; what the log says of them does not count."""
+    since: dict[str, int] = Field(default_factory=dict)
+    """Columns that were forgotten and came back: entries up to this one do not count for them."""
+
+    @property
+    def declared(self) -> TableShape:
+        """What of it devices declared."""
+        return TableShape.model_construct(**{name: getattr(self, name) for name in TableShape.model_fields})
+
+
+_SHAPES: Final = TypeAdapter(list[KnownShape])
 
 
 class Unique(NamedTuple):
@@ -44,7 +60,7 @@ class Table:
 
     id: int
     """Its place in the catalogue from 1, the same forever: what the state's rows are filed under."""
-    shape: TableShape
+    shape: KnownShape
 
     @cached_property
     def name(self) -> str:
@@ -84,6 +100,10 @@ class Table:
     def shown(self, name: str) -> str:
         """The first declared spelling of a column."""
         return self.columns[name].name
+
+    def counts(self, column: str, seq: int) -> bool:
+        """Whether what entry `seq` says of a column is in the state."""
+        return column in self.columns and seq > self.shape.since.get(column, 0)
 
 
 @dataclass(frozen=True)
@@ -128,20 +148,38 @@ class Merge(NamedTuple):
     new_unique: tuple[UniqueSet, ...]
 
 
-def merge(catalogue: Catalogue, declared: TableShape) -> Merge | TableProblem | None:
-    """What `declared` adds; a problem if it contradicts the catalogue, None if it adds nothing."""
+def merge(catalogue: Catalogue, declared: TableShape, head: int) -> Merge | TableProblem | None:
+    """What `declared` adds; a problem if it contradicts the catalogue, None if it adds nothing.
+
+    `head` is the newest entry: no later one knows less of the table.
+    """
     bad_default = _bad_default(declared)
     if bad_default is not None:
         return TableProblem(table=declared.name, code="wrong_default", message=bad_default)
     known = catalogue.find(declared.name)
     if known is None:
         unique = _useful(declared.unique, declared)
-        table = Table(len(catalogue.tables) + 1, declared.model_copy(update={"unique": ()}))
+        table = Table(len(catalogue.tables) + 1, _known(declared, unique=()))
         return Merge(table, tuple(table.columns), unique)
     contradiction = _contradiction(known, declared)
     if contradiction is not None:
         return TableProblem(table=declared.name, code="shape_differs", message=contradiction)
-    return _added(known, declared)
+    return _added(known, declared, head)
+
+
+def without_columns(table: Table, names: Collection[str]) -> Table:
+    """The table less these columns, and less what names them."""
+    shape = table.shape
+    shape = shape.model_copy(
+        update={
+            "columns": tuple(column for column in shape.columns if fold(column.name) not in names),
+            "unique": tuple(u for u in shape.unique if not set(unique_of(u).columns) & set(names)),
+            "foreign_keys": tuple(key for key in shape.foreign_keys if not set(_reference(key).columns) & set(names)),
+            "forgotten": (*shape.forgotten, *sorted(names))[-COLUMNS_MAX:],
+            "since": {name: seq for name, seq in shape.since.items() if name not in names},
+        }
+    )
+    return Table(table.id, shape)
 
 
 def with_unique(table: Table, unique: UniqueSet) -> Table:
@@ -149,19 +187,27 @@ def with_unique(table: Table, unique: UniqueSet) -> Table:
     return Table(table.id, table.shape.model_copy(update={"unique": (*table.shape.unique, unique)}))
 
 
-def _added(known: Table, declared: TableShape) -> Merge | None:
+def _known(declared: TableShape, **changes: object) -> KnownShape:
+    return KnownShape.model_construct(**{**dict(declared), **changes})
+
+
+def _added(known: Table, declared: TableShape, head: int) -> Merge | None:
     columns = tuple(_later(column) for column in declared.columns if fold(column.name) not in known.columns)
     foreign_keys = tuple(key for key in declared.foreign_keys if _reference(key) not in known.references)
     unique = tuple(u for u in _useful(declared.unique, known.shape) if unique_of(u) not in known.unique)
     if not (columns or foreign_keys or unique):
         return None
+    names = tuple(fold(column.name) for column in columns)
+    back = frozenset(names).intersection(known.shape.forgotten)
     shape = known.shape.model_copy(
         update={
             "columns": (*known.shape.columns, *columns),
             "foreign_keys": (*known.shape.foreign_keys, *foreign_keys),
+            "forgotten": tuple(name for name in known.shape.forgotten if name not in back),
+            "since": {**known.shape.since, **dict.fromkeys(sorted(back), head)},
         }
     )
-    return Merge(Table(known.id, shape), tuple(fold(column.name) for column in columns), unique)
+    return Merge(Table(known.id, shape), names, unique)
 
 
 def _later(column: ColumnShape) -> ColumnShape:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from tidewire_hub.catalogue import Catalogue, Merge, Table, Unique, differences, merge, unique_of, with_unique
+from tidewire_hub.catalogue import (
+    Catalogue,
+    Merge,
+    Table,
+    Unique,
+    differences,
+    merge,
+    unique_of,
+    with_unique,
+    without_columns,
+)
 from tidewire_hub.resolve_view import unique_value
 from tidewire_hub.state.store import State
 from tidewire_schemas.messages import TableProblem
+from tidewire_schemas.names import fold
 from tidewire_schemas.shapes import COLUMNS_MAX, TableShape, UniqueSet
 
 TABLES_MAX: Final = 1_000
@@ -24,17 +35,30 @@ class Declaration:
     def __init__(self) -> None:
         self._violations: dict[tuple[int, Unique], tuple[bytes, bytes]] = {}
 
-    def merge_all(self, state: State, shapes: Sequence[TableShape]) -> tuple[Catalogue, list[TableProblem]]:
-        """The catalogue with all that can be taken (the same object if that is nothing new), and the problems."""
+    def merge_all(
+        self, state: State, shapes: Sequence[TableShape], held: Callable[[str], Collection[str]]
+    ) -> tuple[Catalogue, list[TableProblem]]:
+        """The catalogue with all that can be taken (the same object if that is nothing new), and the problems.
+
+        `held` gives the columns of a table, by folded names, that other devices have: what neither they nor this one
+        declare is forgotten.
+        """
         catalogue = state.catalogue
+        head = state.position.seq
         problems: list[TableProblem] = []
         for shape in shapes:
-            merged = merge(catalogue, shape)
+            merged = merge(catalogue, shape, head)
             if isinstance(merged, TableProblem):
                 problems.append(merged)
                 continue
             before = catalogue.find(shape.name)
             if before is not None:
+                given_up = _given_up(before, shape, held)
+                if given_up:
+                    before = without_columns(before, given_up)
+                    catalogue = catalogue.with_table(before)
+                    merged = merge(catalogue, shape, head)
+                    assert not isinstance(merged, TableProblem)  # less can be contradicted than before
                 problems.extend(differences(before, shape))
             if merged is None:
                 continue
@@ -66,6 +90,13 @@ class Declaration:
         if known is not None:
             self._violations[table.id, unique] = known
         return known
+
+
+def _given_up(known: Table, declared: TableShape, held: Callable[[str], Collection[str]]) -> frozenset[str]:
+    """Columns that no device has any more."""
+    here = {fold(column.name) for column in declared.columns}
+    missing = known.columns.keys() - here
+    return frozenset(missing.difference(held(known.name)) if missing else ())
 
 
 def _still_equal(state: State, table: Table, unique: Unique, keys: tuple[bytes, bytes]) -> bool:

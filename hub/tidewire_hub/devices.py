@@ -78,6 +78,11 @@ class DeviceRegistry:
         """All of them, by name."""
         return sorted(self._records.values(), key=lambda record: record.device)
 
+    def connected(self) -> frozenset[str]:
+        """Names of those that said no goodbye, nor their last will."""
+        away = ("unknown", "offline", "stopped")
+        return frozenset(name for name, record in self._records.items() if record.state not in away)
+
     def load(self, records: list[DeviceRecord]) -> None:
         """Begin with what was saved."""
         for record in sorted(records, key=lambda record: record.last_seen):

@@ -79,6 +79,7 @@ def welcome(
         if standing.common is not None
         else _useful(hello.last_sealed, standing.accepted, standing.recent),
         table_problems=standing.table_problems,
+        columns_elsewhere=standing.columns_elsewhere,
         payload_bytes_max=payload_bytes_max,
         batch_bytes_max=batch_bytes_max,
     )

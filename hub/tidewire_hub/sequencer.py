@@ -12,6 +12,7 @@ from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming
 from tidewire_hub.dedupe import Again, Fork, Resend, place_of
 from tidewire_hub.effects import effects_of
 from tidewire_hub.log.port import StoredEntry
+from tidewire_hub.projection import without_forgotten
 from tidewire_hub.refusals import lost_by, refusals_of
 from tidewire_hub.reoffer import Ranks, what_counts
 from tidewire_hub.resolve import resolve
@@ -21,7 +22,7 @@ from tidewire_hub.state.store import Folded, State
 from tidewire_schemas.codec import ParsedBatch, encode_entry, encode_runs, parse_batch
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import DatabaseError, MessageError
-from tidewire_schemas.messages import Batch, Parent, Run
+from tidewire_schemas.messages import Batch, Parent
 from tidewire_schemas.positions import Epoch, Position, Seq
 
 
@@ -149,7 +150,7 @@ class Sequencer:
     def _resolve(self, entry: Folded, parsed: ParsedBatch) -> None:
         view = self._state.view()
         life = self._state.life_of(entry)
-        runs: Sequence[Run] = parsed.batch.changes
+        runs = without_forgotten(parsed.batch.changes, self._state.catalogue)
         overtaken: list[RowOp] = []
         if entry.was is not None:
             ranks = Ranks(entry.was, self._position_at, self._state.offered)

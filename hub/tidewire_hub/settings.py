@@ -152,6 +152,10 @@ class HubSettings(LogSettings, BrokerSettings):
     devices_save_interval_s: Seconds = 5.0
     """Shortest time between two writes of what is known of devices, which `tidewire-hub devices` reads."""
 
+    columns_kept_days: float = Field(default=90, ge=0, le=36_500)
+    """A column that no device has any more is forgotten. One that is away, and was not heard of for so long, does not
+    count; when it comes back its column begins anew. A hub whose clock runs ahead forgets too early."""
+
     clone_memory_s: Seconds = 3600.0
     """A second agent under one name that is silent for so long, and said no goodbye, is no longer thought alive."""
 

@@ -11,7 +11,7 @@ is done.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from tidewire_hub.catalogue import Catalogue
 from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDigest
 from tidewire_hub.database import StorageDamaged, storage_errors
 from tidewire_hub.declare import Declaration
+from tidewire_hub.declared import DAY_MS, Declared
 from tidewire_hub.log.port import HEARD_EPOCH_MAX, HubLog, StoredEntry
 from tidewire_hub.log.retention import Kept, Retention
 from tidewire_hub.sequencer import Poisoned, Sequencer
@@ -32,7 +33,8 @@ from tidewire_hub.state.conflicts import Conflict
 from tidewire_hub.state.opening import SpareState, StateLost, open_state, remove_state
 from tidewire_hub.state.store import Limits, State
 from tidewire_schemas.errors import DatabaseError
-from tidewire_schemas.messages import ChainPoint, Entry, Parent, TableProblem
+from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Entry, Parent, TableProblem
+from tidewire_schemas.names import fold
 from tidewire_schemas.positions import START, Epoch, Position, Seq
 from tidewire_schemas.shapes import TableShape
 
@@ -53,6 +55,9 @@ logger = logging.getLogger(__name__)
 
 CATALOGUE: Final = "catalogue"
 """Name of the document beside the log."""
+
+DECLARED: Final = "declared"
+"""Name of the document that says which columns each device has."""
 
 REPLACED: Final = "replaced"
 """Name of the document that says which hub took this log over, while this copy of it stood aside."""
@@ -81,6 +86,8 @@ class StreamSettings:
     """Conflict records kept; the oldest go first. About 300 bytes each."""
     chain_points_max: int = 1_000
     """Batches of each (device, incarnation) whose digest is remembered, to find where a restored copy branched off."""
+    columns_kept_days: float = 90
+    """A device that was not heard of for so long does not keep the hub from forgetting columns that it alone has."""
     state_cache_bytes: int = 16 * 1024 * 1024
     """Page cache of the state database."""
     state_commit_rows: int = 20_000
@@ -106,6 +113,7 @@ class Stream:
         self._state_name: Final = str(state_path or "state in memory")
         self._settings: Final = settings
         self._declaration: Final = Declaration()
+        self._declared: Final = Declared(log.load_document(DECLARED), keep_ms=int(settings.columns_kept_days * DAY_MS))
         self._epoch = Epoch(0)
         self._head = START
         self._rows_uncommitted = 0
@@ -286,14 +294,21 @@ class Stream:
         with self._state_errors():
             return self._state.chains.newest_of_all(device, count)
 
-    def declare(self, device: str, shapes: Sequence[TableShape]) -> list[TableProblem]:
+    def declare(
+        self, device: str, shapes: Sequence[TableShape], *, at_ms: int = 0, connected: Collection[str] = ()
+    ) -> list[TableProblem]:
         """Merge the tables a device declares into the catalogue, durably; what of them cannot be taken, and why.
 
-        Declaring what is known already costs no write.
+        Columns that it does not have, and no other device that counts either, are forgotten: those count that declared
+        in the last `columns_kept_days`, or are in `connected`. Declaring what is known already costs no write.
         """
         self._ready()
+        if self._declared.says(device, shapes, at_ms):
+            self._log.save_document(DECLARED, self._declared.to_json())
         with self._state_errors():
-            catalogue, problems = self._declaration.merge_all(self._state, shapes)
+            catalogue, problems = self._declaration.merge_all(
+                self._state, shapes, lambda table: self._declared.held(table, at_ms, connected)
+            )
         if catalogue is not self._state.catalogue:
             self.settle()
             self._log.save_document(CATALOGUE, catalogue.to_json())
@@ -302,10 +317,25 @@ class Stream:
             self._ready()
         return problems
 
+    def columns_elsewhere(self, shapes: Sequence[TableShape]) -> Iterator[ColumnsElsewhere]:
+        """Of each table, the columns that it does not have as it is declared here."""
+        for shape in shapes:
+            known = self._state.catalogue.find(shape.name)
+            here = {fold(column.name) for column in shape.columns}
+            others = () if known is None else tuple(known.shown(name) for name in known.columns if name not in here)
+            if others:
+                yield ColumnsElsewhere(table=shape.name, columns=others)
+
+    @property
+    def whole_since(self) -> Seq:
+        """The newest entry before which the log says of columns what does not count any more."""
+        since = (seq for table in self._state.catalogue.tables for seq in table.shape.since.values())
+        return Seq(max(since, default=0))
+
     def tables(self) -> list[TableShape]:
         """The catalogue: for each table the union of what devices declared and what is in force."""
         self._ready()
-        return [table.shape for table in self._state.catalogue.tables]
+        return [table.shape.declared for table in self._state.catalogue.tables]
 
     def digests(self) -> list[TableDigest]:
         """Rows and digest of each table at the head, in order of table name."""

@@ -41,6 +41,7 @@ def open_stream(data: DataDirectory, settings: HubSettings, *, snapshots: Path |
         batch_bytes_max=settings.batch_bytes_max,
         conflicts_max=settings.conflicts_max,
         chain_points_max=settings.chain_points_max,
+        columns_kept_days=settings.columns_kept_days,
         state_cache_bytes=settings.state_cache_bytes,
     )
     log = SqliteLog.open(data.log)
@@ -124,8 +125,11 @@ class StreamHost:
         on_log = self.stream.checkpoint_known(hello.position)
         if not on_log:
             recent = self.stream.recent_of_all(device, handshake.RECENT_MAX)
+        problems = self.stream.declare(device, hello.tables, at_ms=wall_ms(), connected=greet.connected)
         return Standing(
-            table_problems=tuple(self.stream.declare(device, hello.tables)),
+            table_problems=tuple(problems),
+            whole_since=self.stream.whole_since,
+            columns_elsewhere=tuple(self.stream.columns_elsewhere(hello.tables)),
             on_log=on_log,
             common=None if on_log else self.stream.common([hello.position, *hello.history]),
             accepted=accepted,

@@ -253,6 +253,13 @@ class TableProblem(Component):
     message: str
 
 
+class ColumnsElsewhere(Component):
+    """Columns of a table that other devices have, and the one that is spoken to has not."""
+
+    table: Identifier
+    columns: tuple[Identifier, ...]
+
+
 class Welcome(Message):
     """The hub's answer to `Hello`: where the device stands in this log, and what to send next."""
 
@@ -277,6 +284,8 @@ class Welcome(Message):
     recent: tuple[ChainPoint, ...] = ()
     """More of them, newest first, when the chains differ: the device finds the last common one."""
     table_problems: tuple[TableProblem, ...] = ()
+    columns_elsewhere: tuple[ColumnsElsewhere, ...] = ()
+    """Of the device's tables: columns that it lacks, as far as the hub knows at `head`."""
     payload_bytes_max: Annotated[Ordinal, Field(ge=PAYLOAD_BYTES_MIN)]
     """What the hub takes in one message; larger batches come in parts."""
     batch_bytes_max: Annotated[Ordinal, Field(ge=PAYLOAD_BYTES_MIN)]

@@ -30,6 +30,8 @@ class SnapshotRequest(Message):
     """Which one; None for the newest, which the hub makes if it has none that is young enough."""
     tables: tuple[Identifier, ...] | None = None
     """The tables that the manifest shall list; None for all."""
+    least: Count = 0
+    """The newest will not do if it does not hold this entry: the device would go back behind what it has applied."""
     first: Count = 0
     """Number of the first chunk that the device wants."""
     chunks: int = Field(default=0, ge=0, le=CHUNKS_ASKED_MAX)

@@ -112,9 +112,10 @@ class SnapshotDesk:
         self._forget(device)
         if request.snapshot is None:
             newest = self.newest
-            if newest is not None and newest.position.seq + 1 >= oldest and self._may_serve(newest, head, now_s):
+            reaches = newest is not None and newest.position.seq >= max(oldest - 1, request.least)
+            if newest is not None and reaches and self._may_serve(newest, head, now_s):
                 return [self._manifest(newest, device, request, now_s)]
-            self._waiting[device] = request
+            self._waiting[device] = request.model_copy(update={"least": min(request.least, head.seq)})
             building = _problem(request, "snapshot_building", "a snapshot is being made: its manifest follows")
             return [Answer(device, building), *self._make()]
         on = self._shelf.get(request.snapshot)
@@ -151,9 +152,11 @@ class SnapshotDesk:
         self._made_at_s = now_s
         self.bytes_known = snapshot.bytes
         self._shelf[snapshot.snapshot] = _OnShelf(snapshot, now_s)
-        waiting, self._waiting = self._waiting, {}
-        answers = [self._manifest(snapshot, device, request, now_s) for device, request in waiting.items()]
-        return [*answers, *self.tidy(now_s, trimmed=True)]
+        served = {d: request for d, request in self._waiting.items() if snapshot.position.seq >= request.least}
+        self._waiting = {d: request for d, request in self._waiting.items() if d not in served}
+        answers = [self._manifest(snapshot, device, request, now_s) for device, request in served.items()]
+        again = self._make() if self._waiting else []  # it was begun before these had come so far
+        return [*answers, *self.tidy(now_s, trimmed=True), *again]
 
     def failed(self, message: str, hint: str, now_s: float) -> list[Answer]:
         """A snapshot could not be made."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from tidewire_hub.catalogue import Table
 from tidewire_hub.effects import Effects
@@ -31,7 +31,14 @@ _SAVE_TOTAL: Final = """
     ON CONFLICT (table_id) DO UPDATE SET rows = excluded.rows, digest = excluded.digest
 """
 _SCAN: Final = "SELECT key, cells FROM row WHERE table_id = ? AND cells IS NOT NULL ORDER BY key"
-_REPLACE_CELLS: Final = "UPDATE row SET cells = ? WHERE table_id = ? AND key = ?"
+_SCAN_WRITERS: Final = """
+    SELECT key, cells, cells_by FROM row WHERE table_id = ? AND key > ? AND cells IS NOT NULL ORDER BY key LIMIT ?
+"""
+_RESHAPED_AT_ONCE: Final = 5_000
+"""Rows in memory while a table is brought in line with its new columns."""
+
+_REPLACE_CELLS: Final = "UPDATE row SET cells = ?, cells_by = ? WHERE table_id = ? AND key = ?"
+_FORGET_UNIQUE: Final = "DELETE FROM unique_value WHERE table_id = ?"
 
 
 class Rows:
@@ -99,20 +106,31 @@ class Rows:
         if removed or added:
             self._unique.replace(removed, added)
 
-    def complete(self, table: Table, columns: Sequence[str]) -> None:
-        """Give every row that was there before these columns their defaults, as devices' rows have them."""
-        defaults = {name: table.defaults[name] for name in columns if name in table.defaults}
-        if not defaults:
+    def reshape(self, table: Table, given_up: Collection[str], added: Collection[str]) -> None:
+        """Bring every row in line with a table that has changed: take columns away, then give new ones their defaults,
+        as devices' rows have them."""
+        defaults = {name: table.defaults[name] for name in added if name in table.defaults}
+        if not defaults and not given_up:
             return
-        changed: list[tuple[bytes, int, bytes]] = []
         total = Total()
-        for key, cells in self.scan(table):
-            stored = cells_json({**defaults, **cells})
-            total.add(1, cells_digest(stored))
-            changed.append((stored, table.id, key))
-        self._connection.executemany(_REPLACE_CELLS, changed)
+        last = b""
+        while rows := self._connection.execute(_SCAN_WRITERS, (table.id, last, _RESHAPED_AT_ONCE)).fetchall():
+            changed = []
+            for key, stored, cells_by in rows:
+                kept = {name: value for name, value in cells_of(stored).items() if name not in given_up}
+                cells = cells_json({**defaults, **kept})
+                apart = _without(cells_by, given_up)
+                total.add(1, cells_digest(cells))
+                if (cells, apart) != (stored, cells_by):
+                    changed.append((cells, apart, table.id, key))
+            self._connection.executemany(_REPLACE_CELLS, changed)
+            last = rows[-1][0]
         self._totals[table.id] = total
         self._changed.add(table.id)
+
+    def forget_unique(self, table: Table) -> None:
+        """Unique sets are no longer in force, or have other numbers: none of their values is filed."""
+        self._connection.execute(_FORGET_UNIQUE, (table.id,))
 
     def index_unique(self, table: Table, number: int) -> None:
         """File the values of a unique set that is new in force."""
@@ -133,6 +151,14 @@ class Rows:
             total.remove(cells_digest(before))
         if after is not None:
             total.add(1, cells_digest(after))
+
+
+def _without(cells_by: bytes | None, given_up: Collection[str]) -> bytes | None:
+    """Who wrote columns apart, less those that are given up."""
+    if cells_by is None or not given_up:
+        return cells_by
+    kept = {name: writer for name, writer in from_json(cells_by).items() if name not in given_up}
+    return to_json(kept) if kept else None
 
 
 def _compare_unique(

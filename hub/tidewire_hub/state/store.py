@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple, Self
 from tidewire_hub.catalogue import Catalogue, Table, Unique
 from tidewire_hub.database import connect, roll_back, transaction
 from tidewire_hub.effects import Effects, effects_of
+from tidewire_hub.projection import as_of
 from tidewire_hub.resolve_ops import read_ops
 from tidewire_hub.resolve_rows import in_phases
 from tidewire_hub.resolve_view import Life, life_of, unique_value
@@ -184,10 +185,11 @@ class State:
             was=entry.was,
         )
         self.meet(folded)
-        plain = None if entry.was else plain_runs(entry.changes, self.catalogue)
+        changes = as_of(entry.changes, self.catalogue, entry.seq)
+        plain = None if entry.was else plain_runs(changes, self.catalogue)
         if plain is not None and self.take_plain(plain, folded):
             return
-        ops = [op for op in in_phases(read_ops(entry.changes, self.catalogue)) if op.reason is None]
+        ops = [op for op in in_phases(read_ops(changes, self.catalogue)) if op.reason is None]
         view = self.view()
         view.prefetch({op.id for op in ops})
         self.take(effects_of(ops, entry.seq, self.life_of(folded), view), view, folded)
@@ -199,8 +201,14 @@ class State:
             known = self.catalogue.tables[table.id - 1] if table.id <= len(self.catalogue.tables) else None
             if known is None:
                 continue  # no row of it was ever taken up
-            self.rows.complete(table, [name for name in table.columns if name not in known.columns])
-            for number in range(len(known.unique), len(table.unique)):
+            given_up = known.columns.keys() - {name for name in table.columns if _is_same(known, table, name)}
+            added = [name for name in table.columns if name not in known.columns or name in given_up]
+            self.rows.reshape(table, given_up, added)
+            first_new = len(known.unique)
+            if table.unique[:first_new] != known.unique:
+                first_new = 0
+                self.rows.forget_unique(table)
+            for number in range(first_new, len(table.unique)):
                 self.rows.index_unique(table, number)
         self.catalogue = catalogue
         self._connection.execute(_SAVE_CATALOGUE, (catalogue.to_json(),))
@@ -234,6 +242,11 @@ class State:
         overwritten = effects.overwritten if effects is not None else ()
         origin = Origin(entry.position.seq, entry.at, entry.device)
         return self.conflicts.add(origin, overwritten, entry.refused, entry.lost)
+
+
+def _is_same(known: Table, table: Table, name: str) -> bool:
+    """Whether a column is not one that was forgotten and came back since."""
+    return name in known.columns and known.shape.since.get(name) == table.shape.since.get(name)
 
 
 def _create(connection: sqlite3.Connection, log_id: str) -> None:

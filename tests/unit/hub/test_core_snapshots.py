@@ -53,10 +53,14 @@ def kept(number: int, seq: int, *, chunks: int = 10, padding: int = 0) -> KeptSn
 
 
 def asking(
-    snapshot: str | None = None, first: int = 0, chunks: int = 0, tables: tuple[str, ...] | None = None
+    snapshot: str | None = None,
+    first: int = 0,
+    chunks: int = 0,
+    tables: tuple[str, ...] | None = None,
+    least: int = 0,
 ) -> SnapshotRequest:
     return SnapshotRequest(
-        incarnation=INCARNATION, boot=BOOT, snapshot=snapshot, first=first, chunks=chunks, tables=tables
+        incarnation=INCARNATION, boot=BOOT, snapshot=snapshot, first=first, chunks=chunks, tables=tables, least=least
     )
 
 
@@ -152,6 +156,22 @@ def test_a_snapshot_from_before_the_oldest_entry_is_of_no_use() -> None:
     """Guarantee 3."""
     driver = Library.of(kept(1, 995), oldest=997)
     assert every(MakeSnapshot, driver.wants("a", asking()))
+
+
+def test_a_device_is_not_taken_back_behind_what_it_has_applied() -> None:
+    """Guarantee 3."""
+    driver = Library.of(kept(1, 995))
+    assert not every(MakeSnapshot, driver.wants("a", asking(least=995)))
+    assert every(MakeSnapshot, driver.wants("a", asking(least=996)))
+    # The one that is made may have been begun before: another follows, for an entry that is there at all.
+    assert not every(MakeSnapshot, driver.wants("b", asking(least=10**9)))
+    effects = driver.made(kept(2, 998))
+    assert [answer.type for answer in told(effects, "a")] == ["snapshot"]
+    assert told(effects, "b") == []
+    assert every(MakeSnapshot, effects)
+    effects = driver.made(kept(3, 1000))
+    assert [answer.type for answer in told(effects, "b")] == ["snapshot"]
+    assert not every(MakeSnapshot, effects)
 
 
 def test_the_manifest_of_a_snapshot_comes_again_to_who_names_it() -> None:

@@ -15,13 +15,15 @@ from tidewire_schemas.shapes import ForeignKey, TableShape
 BASE = shape("T", "Id TEXT, Name TEXT NOCASE", key="Id")
 
 
-def test_what_is_known_already_is_no_problem_and_no_write(tmp_path: Path) -> None:
+def test_what_a_device_declares_again_is_no_problem_and_no_write(tmp_path: Path) -> None:
     log = SqliteLog.open(tmp_path / "log.db")
     stream = open_stream(log)
+    again = [BASE, shape("t", "ID TEXT, name TEXT NOCASE", key="id")]
     assert stream.declare("a", [BASE]) == []
+    assert stream.declare("b", again) == []
     document = log.load_document("catalogue")
     size = (tmp_path / "log.db-wal").stat().st_size
-    assert stream.declare("b", [BASE, shape("t", "ID TEXT, name TEXT NOCASE", key="id")]) == []
+    assert stream.declare("b", again) == []
     assert log.load_document("catalogue") == document
     assert (tmp_path / "log.db-wal").stat().st_size == size
     stream.close()

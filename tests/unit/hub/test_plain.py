@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.stream_kit import HandDevice
-from tidewire_hub.catalogue import Catalogue, Table
+from tidewire_hub.catalogue import Catalogue, KnownShape, Table
 from tidewire_hub.state.cells import cells_digest, cells_json, digest_sum
 from tidewire_hub.state.plain import plain_runs
 from tidewire_schemas.digest import row_digest
 from tidewire_schemas.keys import Collation, key_bytes
 from tidewire_schemas.messages import Run
 from tidewire_schemas.positions import START
-from tidewire_schemas.shapes import ColumnShape, TableShape, UniqueSet
+from tidewire_schemas.shapes import ColumnShape, UniqueSet
 from tidewire_schemas.values import decode, encode
 
 NAMES = ("id", "100% 'real'", 'quo"ted', "Ümlaut")
@@ -30,7 +30,7 @@ KEY = st.one_of(TEXT, INTEGER, REAL.map(lambda value: value + 0.0), st.binary(ma
 def catalogue(collation: Collation = "BINARY", *, key: int = 1) -> Catalogue:
     columns = tuple(ColumnShape(name=name, affinity="BLOB", collation=collation) for name in NAMES)
     unique = (UniqueSet(columns=(NAMES[2], NAMES[1]), collations=(collation, "NOCASE")),)
-    return Catalogue((Table(1, TableShape(name="t", columns=columns, key=NAMES[:key], unique=unique)),))
+    return Catalogue((Table(1, KnownShape(name="t", columns=columns, key=NAMES[:key], unique=unique)),))
 
 
 def run_of(rows: list[list[Any]], *, key: int = 1) -> Run:
@@ -91,7 +91,7 @@ def test_what_needs_judging_is_left_to_the_full_resolution(run: Run) -> None:
 
 
 def test_a_value_that_its_column_would_change_is_left_to_the_full_resolution() -> None:
-    shape = TableShape(
+    shape = KnownShape(
         name="t",
         columns=(ColumnShape(name="id", affinity="TEXT"), ColumnShape(name="n", affinity="REAL")),
         key=("id",),

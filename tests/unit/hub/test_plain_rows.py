@@ -11,7 +11,7 @@ import pytest
 
 from support.random_batches import KEYS, SHAPES, RandomBatch, random_batches
 from support.stream_kit import LOG_ID, HandDevice, entry_of, open_stream, picture, send
-from tidewire_hub.catalogue import Catalogue, Table
+from tidewire_hub.catalogue import Catalogue, KnownShape, Table
 from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.state.plain import plain_runs
 from tidewire_hub.state.store import Folded, Limits, State
@@ -95,7 +95,7 @@ ALL = "id code n note"
 def test_many_rows_at_a_time_are_taken_exactly_when_nothing_has_to_be_judged(
     device: str, op: Op, columns: str, rows: list[list[Any]], plain: bool
 ) -> None:
-    catalogue = Catalogue(tuple(Table(number, each) for number, each in enumerate(SHAPES, 1)))
+    catalogue = Catalogue(tuple(Table(number, KnownShape(**dict(each))) for number, each in enumerate(SHAPES, 1)))
     state = State.open(None, LOG_ID, Limits(2**20, 100, 100))
     assert state is not None
     state.align(catalogue)
