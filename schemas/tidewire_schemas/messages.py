@@ -270,7 +270,7 @@ class Welcome(Message):
     epoch: Ordinal
     head: Position
     oldest: Count
-    """The lowest seq that replay can serve: a device that lacks entries before it takes a snapshot."""
+    """The lowest seq that replay should serve: a device that lacks entries before it takes a snapshot."""
     checkpoint: Literal["on_log", "off_log"]
     """Whether the device's checkpoint is an entry of this log, kept or not, or the start of it."""
     snapshot_advised: bool = False

@@ -66,19 +66,16 @@ class SnapshotService:
         self._look_at = 0.0 if self._retains or snapshots else inf
         self._trimming = False
         self._removed = 0
-        self.whole_since = 0
-        """The newest entry before which the log says of columns what does not count any more."""
 
     # ── devices ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def ask(self, device: str, request: SnapshotRequest, head: Position, oldest: int, now: Now) -> None:
         """A device asks for a manifest or for chunks."""
-        oldest = max(oldest, self.whole_since + 1)
         self._do(self._desk.ask(device, request, head=head, oldest=oldest, now_s=now.s))
 
     def advised(self, position: Position, head: Position, oldest: int) -> bool:
         """Whether a device at this position does better with a snapshot than with replay."""
-        if position.seq + 1 < oldest or position.seq < self.whole_since:
+        if position.seq + 1 < oldest:
             return True
         behind = head.seq - position.seq
         if behind <= self._settings.snapshot_advised_entries:

@@ -15,6 +15,7 @@ from tidewire_schemas.codec import encode
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import (
     ChainPoint,
+    ColumnsElsewhere,
     DeviceState,
     FreshRequest,
     HubState,
@@ -46,6 +47,14 @@ def test_a_hello_is_answered_with_where_the_device_stands() -> None:
     assert (welcome.checkpoint, welcome.accepted, welcome.recent) == ("on_log", accepted, ())
     assert welcome.table_problems == problems
     assert (welcome.payload_bytes_max, welcome.batch_bytes_max) == (100_000, 16 * 1024 * 1024)
+
+
+def test_replay_does_not_begin_before_a_column_that_came_back() -> None:
+    """Guarantee 6."""
+    elsewhere = (ColumnsElsewhere(table="t", columns=("z",)),)
+    standing = STANDING._replace(whole_since=5, columns_elsewhere=elsewhere)
+    (welcome,) = welcomed(Driver.make(head=Position(EPOCH, 7)), standing)
+    assert (welcome.oldest, welcome.columns_elsewhere) == (6, elsewhere)
 
 
 def test_a_checkpoint_that_is_not_on_the_log_is_said_so() -> None:
