@@ -91,12 +91,12 @@ class Downloads:
 
     def ask_snapshot(self, session: Session, request: SnapshotRequest, now: Now) -> None:
         """A device asks for a manifest or for chunks."""
-        self.snapshots.ask(session.device, request, self._situation.head, self._situation.oldest, now)
+        self.snapshots.ask(session.device, request, self._situation.head, self._situation.oldest_whole, now)
         self._send()
 
     def snapshot_advised(self, position: Position) -> bool:
         """Whether a device at this position does better with a snapshot than with replay."""
-        return self.snapshots.advised(position, self._situation.head, self._situation.oldest)
+        return self.snapshots.advised(position, self._situation.head, self._situation.oldest_whole)
 
     # ── what became of effects ────────────────────────────────────────────────────────────────────────────────────
 

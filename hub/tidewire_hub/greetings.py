@@ -69,13 +69,14 @@ class Greetings:
         if standing.accepted is not None:
             session.was_accepted(hello.incarnation, standing.accepted.batch)
         handshake.report(self._voice, device, hello, standing)
+        self._situation.whole_since = standing.whole_since
         answer = handshake.welcome(
             hello,
             standing,
             log=self._log,
             epoch=self._situation.epoch,
             head=self._situation.head,
-            oldest=self._situation.oldest,
+            oldest=self._situation.oldest_whole,
             snapshot_advised=self._downloads.snapshot_advised(hello.position),
             payload_bytes_max=self._voice.payload_bytes_max,
             batch_bytes_max=self._settings.batch_bytes_max,
@@ -97,7 +98,7 @@ class Greetings:
         if hello.epoch > self._situation.epoch:
             self._voice.add(Lead(hello.epoch))
         session.greeting = True
-        self._voice.add(Greet(session.device, hello))
+        self._voice.add(Greet(session.device, hello, self._devices.registry.connected()))
 
     def _over(self, device: str) -> Session:
         session = self._sessions.of(device)

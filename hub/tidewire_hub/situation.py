@@ -28,9 +28,16 @@ class Situation:
         self.epoch = epoch
         self.head = head
         self.oldest = oldest
+        self.whole_since = 0
+        """The newest entry before which the log says of columns what does not count any more."""
         self.state: State = "leading"
         self.problem: str | None = None
         """What keeps the hub from committing, None when nothing does."""
+
+    @property
+    def oldest_whole(self) -> int:
+        """The lowest seq from which on replay gives what the state holds: columns that came back began anew there."""
+        return max(self.oldest, self.whole_since + 1)
 
     def say_state(self) -> None:
         """Say how the hub is."""
