@@ -51,9 +51,10 @@ class Disk:
     def kill(self, paths: Sequence[Path], close: Callable[[], None]) -> None:
         """Close the last connections to these databases as a killed process does: without SQLite's last checkpoint."""
         files = {path: self.read(path) for path in paths if path.exists()}
+        floors = {path: self._durable(path, content.wal) for path, content in files.items()}
         close()
         for path, content in files.items():
-            self.write(path, content)
+            self.write(path, content, durable=floors[path])
 
     def cut_power(self, path: Path, close: Callable[[], None]) -> bool:
         """The same for one of them with the power gone; whether anything was lost."""
@@ -72,14 +73,19 @@ class Disk:
         wal = _beside(path, "-wal")
         return Files(path.read_bytes(), wal.read_bytes() if wal.exists() else b"")
 
-    def write(self, path: Path, files: Files) -> None:
-        """Put a copy in a database's place; nobody may have it open."""
+    def write(self, path: Path, files: Files, *, durable: int | None = None) -> None:
+        """Put a copy in a database's place; nobody may have it open.
+
+        `durable` says how much of its `-wal` a power cut leaves, None for all: what was copied from there into the
+        database stays there, also where SQLite, which begins to count anew, does not know of it any more.
+        """
         path.write_bytes(files.database)
         _beside(path, "-shm").unlink(missing_ok=True)
         wal = _beside(path, "-wal")
         wal.unlink(missing_ok=True)
         if files.wal:
             wal.write_bytes(files.wal)
+            self._synced[wal] = _Synced(files.wal[16:24], len(files.wal) if durable is None else durable)
 
     def remove(self, path: Path) -> None:
         """Delete a database."""
@@ -91,8 +97,10 @@ class Disk:
         if len(wal) < WAL_HEADER_BYTES:
             return len(wal)
         (page_bytes,) = struct.unpack(">I", wal[8:12])
-        shm = _beside(path, "-shm").read_bytes()
-        (backfilled,) = struct.unpack("=I", shm[BACKFILLED_AT : BACKFILLED_AT + 4])
+        shm = _beside(path, "-shm")
+        backfilled = 0  # nobody has opened it since it was written
+        if shm.exists():
+            (backfilled,) = struct.unpack("=I", shm.read_bytes()[BACKFILLED_AT : BACKFILLED_AT + 4])
         floor: int = WAL_HEADER_BYTES + backfilled * (FRAME_HEADER_BYTES + page_bytes)
         synced = self._synced.get(_beside(path, "-wal"))
         if synced is not None and synced.salt == wal[16:24]:

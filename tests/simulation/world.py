@@ -248,6 +248,7 @@ class World:
         store = EdgeStore.open(device.path, device=None)
         try:
             done = store.detach_table(table) and all(report.attached for report in store.attach([table]))
+            store.harden()  # a power cut that undoes only the second half would leave the table to a person
         finally:
             store.close()
         self.start_again(device)

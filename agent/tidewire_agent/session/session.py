@@ -376,12 +376,26 @@ class Session:
             here.do(*self._fetch.take_chunk(message, here.position, now))
         elif message.log != here.log or message.position.epoch > here.epoch:
             self._doubt(now)
-        elif here.state is State.LOADING and self.loading is None and message.position.seq <= self._downlink.tail.seq:
-            self._fetch.pause()
-            here.enter(Cause.NOT_NEEDED)
-            self._downlink.request_replay(now)
+        elif here.state is State.LOADING and not self._fetch.is_needed(
+            message, max(self._downlink.tail, here.checkpoint)
+        ):
+            self._go_on_by_entries(message, now)
         else:
             here.do(*self._fetch.take_manifest(message, here.position, now))
+
+    def _go_on_by_entries(self, manifest: Snapshot, now: float) -> None:
+        """All tables together stand at this snapshot or beyond; those that wait for one may take it."""
+        here = self._conversation
+        self._fetch.pause()
+        here.enter(Cause.NOT_NEEDED)
+        plan = self._fetch.plan_by_entries(self._downlink.tail, here.checkpoint)
+        if plan is Plan.WAIT:
+            here.do(AwaitSnapshot())
+            return
+        if plan is Plan.TABLES:
+            here.do(*self._fetch.start(whole=False, position=here.position, now=now))
+            here.do(*self._fetch.take_manifest(manifest, here.position, now))
+        self._downlink.request_replay(now)
 
     # ── freshness ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -56,6 +56,7 @@ class SnapshotFetch:
 
     def __init__(self, limits: SessionLimits) -> None:
         self._chunks_ahead = limits.snapshot_chunks_ahead_max
+        self._oldest = 0
         self._timeout_s = limits.stall_timeout_s
         self._table_replay_entries_max = limits.table_replay_entries_max
         self._standing: LoadStanding | None = None
@@ -66,6 +67,8 @@ class SnapshotFetch:
         """The chunk that the file is at work on, while it is busy."""
         self._credit = 0
         self._overdue = 0
+        self._beginning = False
+        """Whether the file is told to begin: it does not where a handshake must come first."""
         self.wanted = False
         """Whether a snapshot is to be taken in the present conversation."""
         self.whole = False
@@ -73,7 +76,7 @@ class SnapshotFetch:
         self.busy = False
         """Whether the file is at work on it."""
         self.is_over = False
-        """Whether the snapshot that was being loaded is, or is gone: the next handshake tells how to go on."""
+        """Whether the snapshot that was to be loaded is, or cannot be: the next handshake tells how to go on."""
         self.deadline = inf
 
     @property
@@ -87,15 +90,22 @@ class SnapshotFetch:
 
     def plan(self, welcome: Welcome, position: Position, checkpoint: Position) -> Plan:
         """What to do after this `Welcome`: tables stand at `checkpoint`, or some of them before it, at `position`."""
+        self._oldest = welcome.oldest
         here = max(position.seq, checkpoint.seq)
-        if (self._standing is not None and self._standing.whole) or here + 1 < welcome.oldest:
+        if (self._standing is not None and self._standing.whole) or here + 1 < self._oldest:
             return Plan.SNAPSHOT
-        if welcome.snapshot_advised:
-            return Plan.SNAPSHOT
-        late = here - position.seq
-        if late and (position.seq + 1 < welcome.oldest or late > self._table_replay_entries_max):
+        return Plan.SNAPSHOT if welcome.snapshot_advised else self.plan_by_entries(position, checkpoint)
+
+    def plan_by_entries(self, position: Position, checkpoint: Position) -> Plan:
+        """The same where entries are better, as the newest snapshot brings the device no further."""
+        late = max(position.seq, checkpoint.seq) - position.seq
+        if late and (position.seq + 1 < self._oldest or late > self._table_replay_entries_max):
             return Plan.WAIT
         return Plan.REPLAY if self._standing is None else Plan.TABLES
+
+    def is_needed(self, manifest: Snapshot, checkpoint: Position) -> bool:
+        """Whether a snapshot that came for all tables brings the device further, or is being loaded already."""
+        return not self.whole or self._snapshot is not None or manifest.position.seq > checkpoint.seq
 
     def pause(self) -> None:
         """The conversation is over: what was asked for does not come any more."""
@@ -113,7 +123,8 @@ class SnapshotFetch:
     def loaded(self, standing: LoadStanding | None, position: Position, now: float) -> list[Effect]:
         """The file has done what it was told."""
         self.busy = False
-        self.is_over = self._snapshot is not None and (standing is None or standing.snapshot is None)
+        was_under_way, self._beginning = self._snapshot is not None or self._beginning, False
+        self.is_over = was_under_way and (standing is None or standing.snapshot is None)
         self._standing = standing
         return self._go_on(position, now) if self.wanted and not self.is_over else []
 
@@ -199,12 +210,12 @@ class SnapshotFetch:
             if self.deadline != inf:
                 return []
             self.deadline = now + self._timeout_s
-            tables = None if self.whole or self._standing is None else self._standing.tables
-            return [RequestSnapshot(None, tables, 0, 0)]
+            # Of all tables: the answer may come so late that others are wanted by then.
+            return [RequestSnapshot(None, None, 0, 0)]
         if not self.whole and self._manifest.position.seq > position.seq:
             return []  # the log leads there
         manifest, self._manifest = self._manifest, None
-        self.busy = True
+        self.busy = self._beginning = True
         return [BeginLoad(manifest, self.whole)]
 
     def _ask_more(self, now: float) -> list[Effect]:

@@ -59,6 +59,10 @@ class Ancestor(NamedTuple):
     """Its last batch, by its own numbers, before this incarnation went on from it."""
 
 
+class ChainParted(Exception):
+    """The log has batches of this incarnation that are not the ones here: another copy of the database wrote them."""
+
+
 class Outbox:
     """The `tidewire_batch` table, and the device's chain of batches.
 
@@ -119,12 +123,19 @@ class Outbox:
         return None
 
     def included_by(self, incarnation: str, batch: int, digest: str) -> int | None:
-        """The number here of the last batch that is up to this one of the log; None where none of ours is."""
+        """The number here of the last batch that is up to this one of the log; None where none of ours is.
+
+        Raises:
+            ChainParted: this incarnation does not have that batch.
+        """
         for ancestor in self._ancestors():
             if ancestor.incarnation == incarnation and batch > ancestor.last:
                 return ancestor.last - ancestor.shift  # what a copy wrote after it parted comes after all of ours
         number = self.number_of(incarnation, batch)
-        return number if number is not None and self.digest_of(number) in (None, digest) else None
+        matches = number is not None and self.digest_of(number) in (None, digest)
+        if incarnation == self._meta.text("incarnation") and (not matches or batch >= self._meta.number("next_batch")):
+            raise ChainParted
+        return number if matches else None
 
     def digests_of(self, points: Sequence[ChainPoint]) -> dict[int, str]:
         """Our digests, as far as known, of the batches with the numbers or the digests of these points, by number."""

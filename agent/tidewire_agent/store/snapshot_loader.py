@@ -29,7 +29,7 @@ from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.history import move_on
 from tidewire_agent.store.loads import Loads, Stage, TableLoad
 from tidewire_agent.store.meta import Meta, mark_base
-from tidewire_agent.store.outbox import Outbox
+from tidewire_agent.store.outbox import ChainParted, Outbox
 from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
 from tidewire_agent.store.piece_size import PieceSize
@@ -123,7 +123,17 @@ class SnapshotLoader:
             self._loads.wait([synced.attached.id for synced in self.late_tables()])
 
     def begin(self, manifest: Snapshot, *, whole: bool) -> None:
-        """Load this snapshot: all tables, or those that wait for one."""
+        """Load this snapshot: all tables, or those that wait for one.
+
+        Does nothing where only a handshake can tell how to go on: one that lies behind the checkpoint is of no use,
+        and while another copy of this database has written batches in our name, nobody can say which of ours it holds.
+        """
+        if whole and manifest.position.seq < self._meta.checkpoint.seq:
+            return
+        try:
+            included = self._included(manifest) if whole else self._outbox.released
+        except ChainParted:
+            return
         wanted = [
             synced
             for synced in self._catalogue
@@ -131,7 +141,6 @@ class SnapshotLoader:
         ]
         parts = {fold(part.table): part for part in manifest.tables}
         with self._transaction():
-            included = self._included(manifest) if whole else self._outbox.released
             self._loads.begin(manifest.snapshot, manifest.position, whole=whole, included=included)
             for synced in wanted:
                 self._parked.drop_table(synced.attached.id)
