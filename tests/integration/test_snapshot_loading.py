@@ -180,6 +180,67 @@ def test_a_load_goes_on_where_a_crash_has_cut_it(fleet: Fleet) -> None:
     fleet.assert_equal()
 
 
+def test_a_snapshot_with_batches_of_a_copy_waits_until_the_numbers_have_parted(fleet: Fleet) -> None:
+    """Before that nobody can say which batches of this device it holds."""
+    a = fleet.edge("a", USERS)
+    b = fleet.edge("b", USERS)
+    a.sql("INSERT INTO users VALUES ('a', 'x@', 'A')")
+    fleet.push(a)
+    b.sql("INSERT INTO users VALUES ('b', 'x@', 'B'), ('c', 'c@', 'C')")
+    b.seal()
+    copy = fleet.clone(b, "copy")
+    copy.sql("INSERT INTO users VALUES ('d', 'd@', 'D')")
+    fleet.push(copy)  # the batch that both have, of which a row is refused, and one of its own
+    b.sql("INSERT INTO users VALUES ('e', 'e@', 'E')")
+    b.seal()
+    snapshot = FleetSnapshot(fleet)
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    assert b.store.loading is None
+    fleet.hello(b)
+    snapshot.take(b)
+    assert b.rows("SELECT id FROM users ORDER BY id") == [("a",), ("c",), ("d",), ("e",)]
+    fleet.sync()
+    fleet.assert_equal()
+
+
+def test_nor_is_one_begun_with_batches_that_only_a_copy_has(fleet: Fleet) -> None:
+    """Numbers that this device has yet to give would count as included."""
+    b = fleet.edge("b", NOTES)
+    b.sql("INSERT INTO notes VALUES (1, 'one', 1)")
+    b.seal()
+    copy = fleet.clone(b, "copy")
+    for number in (2, 3):
+        copy.sql(f"INSERT INTO notes VALUES ({number}, 'of the copy', 0)")
+        fleet.push(copy)
+    snapshot = FleetSnapshot(fleet)
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    assert b.store.loading is None
+    fleet.hello(b)
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    b.sql("UPDATE notes SET title = 'later' WHERE id = 1")
+    for _ in snapshot.pieces(b):
+        b.seal()
+    fleet.sync()
+    fleet.assert_equal()
+    assert copy.rows("SELECT id, title FROM notes ORDER BY id") == [
+        (1, "later"),
+        (2, "of the copy"),
+        (3, "of the copy"),
+    ]
+
+
+def test_a_snapshot_from_before_the_checkpoint_is_not_loaded(fleet: Fleet) -> None:
+    """Guarantee 3."""
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1)")
+    fleet.push(a)
+    snapshot = FleetSnapshot(fleet)
+    a.sql("UPDATE notes SET n = 2")
+    fleet.sync()
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    assert b.store.loading is None
+
+
 def test_another_snapshot_takes_the_place_of_one_that_is_gone(fleet: Fleet) -> None:
     a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
     a.sql("INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2), (3, 'three', 3), (4, 'four', 4)")

@@ -242,7 +242,7 @@ class World:
 
     async def attach_anew(self, table: str, device: Device) -> bool:
         """Detach a table and attach it again, with the agent stopped."""
-        if device.app.holds or not device.running:
+        if device.app.holds or not device.running or not device.attached:
             return False
         await device.stop()
         store = EdgeStore.open(device.path, device=None)

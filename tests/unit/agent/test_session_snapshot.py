@@ -209,6 +209,35 @@ def test_a_snapshot_that_is_older_than_the_device_is_not_loaded() -> None:
     assert of(effects, RequestReplay) == [RequestReplay(at(95), LIMITS.replay_pages)]
 
 
+def test_nor_one_that_is_older_than_all_tables_but_a_late_one() -> None:
+    """Guarantee 3: the position of the others would go back."""
+    session, _ = greeted(stands(85, checkpoint=95), welcome(snapshot_advised=True))
+    effects = session.received(manifest(90), 1, 1.0, 0.0)
+    assert not of(effects, BeginLoad)
+    assert of(effects, RequestReplay) == [RequestReplay(at(85), LIMITS.replay_pages)]
+
+
+def test_but_tables_that_wait_for_a_snapshot_take_it() -> None:
+    waiting = load(snapshot=None, whole=False, chunks=0)
+    session, _ = greeted(stands(95, checkpoint=95, loading=waiting), welcome(snapshot_advised=True))
+    effects = session.received(manifest(90), 1, 1.0, 0.0)
+    assert of(effects, BeginLoad) == [BeginLoad(manifest(90), whole=False)]
+    assert of(effects, RequestReplay) == [RequestReplay(at(95), LIMITS.replay_pages)]
+
+
+def test_and_those_for_which_entries_are_no_longer_kept_are_to_wait_for_one() -> None:
+    session, _ = greeted(stands(60, checkpoint=95), welcome(snapshot_advised=True))
+    effects = session.received(manifest(90), 1, 1.0, 0.0)
+    assert of(effects, AwaitSnapshot)
+    assert not of(effects, RequestReplay)
+
+
+def test_where_the_file_does_not_begin_to_load_the_handshake_tells_why() -> None:
+    session, _ = greeted(stands(50))
+    assert of(session.received(manifest(), 1, 1.0, 0.0), BeginLoad)
+    assert SendHello() in session.loaded(stands(50), 2.0)
+
+
 def test_tables_that_lie_far_behind_wait_for_a_snapshot_beside_the_log() -> None:
     session, effects = greeted(stands(0, checkpoint=90))
     assert effects == [AwaitSnapshot()]
@@ -216,7 +245,7 @@ def test_tables_that_lie_far_behind_wait_for_a_snapshot_beside_the_log() -> None
     assert SendHello() in session.reintroduce(stands(90, checkpoint=90, loading=waiting), 1.0)
     effects = session.welcomed(welcome(), {}, 1.0)
     assert session.state is State.CATCHING_UP
-    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, ("notes",), 0, 0)]
+    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0)]
     assert of(effects, RequestReplay) == [RequestReplay(at(90), LIMITS.replay_pages)]
 
 
