@@ -340,7 +340,9 @@ class HubRuntime:
         """Run a job beside the stream's, for which stopping does not wait, and give its result to the core."""
 
         def finished(future: asyncio.Future[T]) -> None:
-            if not self._stopping and not future.cancelled():
+            if self._stopping and not future.cancelled():
+                future.exception()  # nobody waits for it any more: asyncio would log it as never retrieved
+            elif not future.cancelled():
                 self._feed(future, then, otherwise)
 
         asyncio.get_running_loop().run_in_executor(executor, job).add_done_callback(finished)

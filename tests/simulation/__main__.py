@@ -4,7 +4,7 @@
     make sim ARGS='--seeds 0:10000 --steps 500'       a night's work
     make sim ARGS='--seed 17 --steps 100 --history'   one world again, and all that happened in it
     make sim ARGS='--faults hub_killed,duplicates'    these faults alone (--list shows all)
-    make sim ARGS='--also device_far_behind'          those that are on, and one that is not
+    make sim ARGS='--also a_fault'                    those that are on, and one that is not
 
 A failure prints the command that repeats it. A fault that is on and never struck fails the run, too.
 """

@@ -232,9 +232,9 @@ async def device_offline(world: World) -> bool:
     return True
 
 
-@fault(1.5, on=False)
+@fault(1.5)
 async def device_far_behind(world: World) -> bool:
-    """A device is without a network for long, and comes back by a snapshot: the hub's log is kept short."""
+    """A device is without a network for long, and comes back by a snapshot where the hub's log is kept short."""
     device = world.any_device()
     world.weather.offline.add(device.label)
     for client in world.network.of_machine(device.label):

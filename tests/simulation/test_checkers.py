@@ -13,7 +13,8 @@ from pydantic_core import from_json, to_json
 from simulation.checkers import Guarantee
 from simulation.lifetime import simulate
 from simulation.world import Plan
-from tidewire_agent.session.session import Session
+from tidewire_agent.session.downlink import Downlink
+from tidewire_agent.session.uplink import Uplink
 from tidewire_agent.session.window import SendWindow
 from tidewire_agent.store.apply import Applier
 from tidewire_agent.store.change_log import ChangeLog
@@ -141,14 +142,14 @@ def a_window_without_limit(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_session_that_never_asks(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Session, "_request_replay", lambda *_: None)
+    patch.setattr(Downlink, "request_replay", lambda *_: None)
 
 
 def a_session_that_fails(patch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    patch.setattr(Session, "_resend", broken)
+    patch.setattr(Uplink, "resend", broken)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,9 @@ from tidewire_schemas.messages import Ack
 FAULT_SHARE: Final = 0.25
 """Share of the steps that are bad luck; in the others an app writes."""
 
+SHORT_LOG_SHARE: Final = 0.5
+"""Of the worlds with devices that fall far behind, so many have a hub that trims its log all the time."""
+
 CALM_MAX_S: Final = 180.0
 """After the faults have stopped all must be at rest within this time."""
 
@@ -82,7 +85,8 @@ class World:
         self._loop = loop
         self._hash = blake2b(digest_size=16)
         self._stopping = False
-        self.short_log = any(fault.name == "device_far_behind" for fault in plan.chosen())
+        far_behind = any(fault.name == "device_far_behind" for fault in plan.chosen())
+        self.short_log = far_behind and self.chance.random() < SHORT_LOG_SHARE
         self.hub = Hub(self, "hub", folder / "hub", self.log)
         self._old_hubs: list[Hub] = []
 
