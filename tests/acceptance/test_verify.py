@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support.agent_process import tidewire_agent
-from support.hub_process import tidewire_hub
+from support.hub_process import HubProcess, tidewire_hub
 from support.processes import Device, Site
 from support.waiting import wait_for
 from support.writer import SCHEMA, Writer
@@ -90,14 +90,28 @@ def test_an_agent_looks_by_itself_now_and_then_and_says_what_it_finds(tmp_path: 
         a.wait_no_problem()
 
 
-def test_without_an_agent_or_a_hub_the_command_says_so(tmp_path: Path) -> None:
+def test_where_nothing_can_be_compared_the_command_says_why_once(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
-        a = site.device("a", "CREATE TABLE t (id INTEGER PRIMARY KEY, v);", "--verify-timeout-s", "0.2").start()
+        schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id INTEGER PRIMARY KEY, v);"
+        options = ("--verify-timeout-s", "0.2", "--hello-backoff-max-s", "0.5")
+        a = site.device("a", schema, *options).start()
         site.hub.kill()
-        found = tidewire_agent("verify", "--db", a.db)
-        assert found.returncode == 1
-        assert "the hub did not answer" in found.stdout
+        assert said(a) == "the hub did not answer\n"
+        foreign = HubProcess(tmp_path / "other", site.broker.url, log=tmp_path / "other.log")
+        with foreign:
+            a.wait_problem("log_foreign")
+            problem, hint = said(a).splitlines()
+            assert problem.startswith(f"error: the agent of {a.db} is halted: the device follows log ")
+            assert "tidewire-agent adopt" in hint
+        site.broker.stop()
+        a.wait_problem("broker")
+        assert said(a).startswith(f"the agent is offline: {site.broker.url} cannot be reached")
         assert a.stop() == 0
-        found = tidewire_agent("verify", "--db", a.db)
-        assert found.returncode != 0
-        assert "no agent runs" in found.stderr
+        assert said(a).startswith(f"error: no agent runs on {a.db}\nhint: start it (`tidewire-agent run`)")
+
+
+def said(device: Device) -> str:
+    """By a verification that cannot be."""
+    found = tidewire_agent("verify", "--db", device.db)
+    assert (found.returncode, found.stdout) == (1, "")
+    return found.stderr

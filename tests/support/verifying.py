@@ -34,7 +34,7 @@ def verify(
         try:
             step = work.send(perform(fleet, edge, step, bounds.rows_max, answer_bytes_max))
         except StopIteration as end:
-            return {table.table: table for table in end.value}
+            return {table.table: table for table in end.value.tables}
 
 
 def perform(fleet: Fleet, edge: Edge, step: Step, rows_max: int, answer_bytes_max: int) -> Result:

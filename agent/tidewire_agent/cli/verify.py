@@ -15,6 +15,7 @@ from tidewire_agent.cli.common import EPILOG, database_options, known_to_tidewir
 from tidewire_agent.errors import sqlite_errors
 from tidewire_agent.lock import read_status
 from tidewire_agent.settings import AgentSettings
+from tidewire_agent.status import ProblemStatus
 from tidewire_agent.store import verify_questions
 from tidewire_agent.verify_report import TableVerified, VerifyReport
 from tidewire_link.command_line import ExitCode, json_option, print_records
@@ -28,7 +29,13 @@ class AgentNotRunning(TidewireError):
     """No agent runs on this database."""
 
     code = "agent_not_running"
-    hint = "start it: it compares the rows, as it knows the hub"
+    hint = "start it (`tidewire-agent run`): it compares the rows, as it knows the hub"
+
+
+class AgentHalted(TidewireError):
+    """The agent waits for a person."""
+
+    code = "agent_halted"
 
 
 class VerifyTimeout(TidewireError):
@@ -65,7 +72,8 @@ def verify(tables: tuple[str, ...], repair: bool, timeout: float, as_json: bool,
         print_records(records, (), as_json=True, empty="")
     else:
         for table in report.tables:
-            _print(table)
+            if table.problem != report.problem or not table.problem:
+                _print(table)
     if report.problem:
         click.echo(report.problem, err=True)
     if report.differing or not report.complete:
@@ -96,7 +104,17 @@ def _connection(settings: AgentSettings) -> sqlite3.Connection:
 
 
 def _runs(settings: AgentSettings) -> bool:
+    """Whether an agent runs, which can compare rows.
+
+    Raises:
+        AgentHalted: it runs, and cannot.
+    """
     told = read_status(settings.db)
+    if told is not None and told.state == "halted":
+        problems = told.problems or (ProblemStatus(code="", message="see its log"),)
+        why = "; ".join(problem.message for problem in problems)
+        hint = "; ".join(filter(None, (problem.hint for problem in problems)))
+        raise AgentHalted(f"the agent of {settings.db} is halted: {why}", hint=hint)
     return told is not None and told.state not in ("stopped", "not_running")
 
 

@@ -22,7 +22,7 @@ from tidewire_agent.runtime.engine import Engine
 from tidewire_agent.runtime.filework import read_standing
 from tidewire_agent.runtime.inbox import Inbox
 from tidewire_agent.runtime.reporter import Reporter
-from tidewire_agent.runtime.troubles import Troubles
+from tidewire_agent.runtime.troubles import BROKER, Troubles
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.settings import AgentSettings, host_device_name
 from tidewire_agent.status import AgentStatus
@@ -39,9 +39,6 @@ from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import LoadProgress
 
 LinkMaker = Callable[[LinkSettings], Link]
-
-BROKER: Final = "broker"
-"""Code of the problem that says why there is no connection."""
 
 _SOLVED_BY_OPENING: Final = (
     "database",

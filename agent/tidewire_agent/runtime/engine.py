@@ -49,7 +49,7 @@ from tidewire_agent.session.effects import (
 )
 from tidewire_agent.session.session import Session
 from tidewire_agent.session.standing import Standing
-from tidewire_agent.session.states import FOLLOWING, State
+from tidewire_agent.session.states import State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.apply import Applied
@@ -230,9 +230,9 @@ class Engine:
     # ── for verifications ─────────────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def follows(self) -> bool:
-        """Whether the handshake is done, so that the hub can be asked."""
-        return self.session.state in FOLLOWING
+    def state(self) -> State:
+        """Of the conversation with the hub."""
+        return self.session.state
 
     @property
     def position(self) -> Position:

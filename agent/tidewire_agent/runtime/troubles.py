@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from tidewire_agent.session.effects import Trouble
 from tidewire_schemas.errors import TidewireError
+
+BROKER: Final = "broker"
+"""Code of the problem that says why there is no connection."""
 
 _log = logging.getLogger("tidewire.agent")
 

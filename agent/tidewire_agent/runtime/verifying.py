@@ -18,12 +18,15 @@ from typing import Final, Protocol, TypeVar
 
 from tidewire_agent.errors import DatabaseNotUsable
 from tidewire_agent.runtime.database import Database
-from tidewire_agent.runtime.troubles import Troubles
+from tidewire_agent.runtime.troubles import BROKER, Troubles
+from tidewire_agent.session import complaints
 from tidewire_agent.session.effects import Trouble
-from tidewire_agent.session.verification import NO_ANSWER, Bounds, Wish, verification
+from tidewire_agent.session.states import FOLLOWING, State
+from tidewire_agent.session.verification import Bounds, Wish, verification
 from tidewire_agent.session.verify_steps import (
     AskHub,
     ListTables,
+    NoAnswer,
     ReadRows,
     RepairRows,
     Result,
@@ -36,12 +39,16 @@ from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.verify import scan
 from tidewire_agent.store.verify_questions import VerifyQuestion
 from tidewire_agent.verify_report import VerifyReport
+from tidewire_link.errors import SubscriptionDenied
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.positions import Position
 from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
 
 ROWS_DIFFER: Final = "rows_differ"
 """Code of the problem that says that rows are not as the log says."""
+
+_KEEPS_FROM_ASKING: Final = frozenset({BROKER, SubscriptionDenied.code, *complaints.SOLVED_BY_WELCOME}) - {"cloned"}
+"""Codes of problems that are in the way of a handshake."""
 
 _ASKED_TIMES: Final = 3
 """How often a question is asked that gets no answer."""
@@ -61,8 +68,8 @@ class Shell(Protocol):
     """What the engine does for its verifications."""
 
     @property
-    def follows(self) -> bool:
-        """Whether the handshake is done, so that the hub can be asked."""
+    def state(self) -> State:
+        """Of the conversation with the hub, which can be asked once the handshake is done."""
 
     @property
     def position(self) -> Position:
@@ -169,11 +176,10 @@ class Verifications:
             try:
                 step = work.send(result)
             except StopIteration as end:
-                tables = tuple(end.value)
+                found = end.value
                 break
-        unanswered = bool(tables) and all(table.problem == NO_ANSWER for table in tables)
-        problem = NO_ANSWER if unanswered else "" if tables else "no table is attached"
-        report = VerifyReport(at=int(time.time() * 1000), position=position, tables=tables, problem=problem)
+        at = int(time.time() * 1000)
+        report = VerifyReport(at=at, position=position, tables=tuple(found.tables), problem=found.problem)
         self._say(report)
         return report
 
@@ -213,9 +219,11 @@ class Verifications:
             case RepairRows(subject, position, repairs):
                 return await self._run(lambda store: store.verifier.repair(subject, position, repairs))
 
-    async def _ask(self, step: AskHub) -> VerifyAnswer | None:
-        if not await self._within(self._settings.verify_timeout_s, lambda: self._shell.follows):
-            return None
+    async def _ask(self, step: AskHub) -> VerifyAnswer | NoAnswer:
+        settled = FOLLOWING | {State.HALTED}  # a person must decide: no use in waiting
+        await self._within(self._settings.verify_timeout_s, lambda: self._shell.state in settled)
+        if self._shell.state not in FOLLOWING:
+            return NoAnswer(self._why_not())
         self._nonces.clear()
         self._answer = asyncio.get_running_loop().create_future()
         for _ in range(_ASKED_TIMES):
@@ -225,7 +233,13 @@ class Verifications:
             done, _ = await asyncio.wait([self._answer], timeout=self._settings.verify_timeout_s)
             if done:
                 return self._answer.result()
-        return None
+        return NoAnswer("the hub did not answer" if self._shell.state in FOLLOWING else self._why_not())
+
+    def _why_not(self) -> str:
+        """Why the hub cannot be asked."""
+        reasons = [str(trouble) for trouble in self._troubles.all if trouble.code in _KEEPS_FROM_ASKING]
+        state = self._shell.state.value
+        return f"the agent is {state}: {'; '.join(reasons) or 'it waits for the hub'}"
 
     def _request(self, step: AskHub, nonce: str) -> VerifyRequest:
         subject = step.subject

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, TypeVar
 from tidewire_agent.session.verify_steps import (
     AskHub,
     ListTables,
+    NoAnswer,
     ReadRows,
     Repair,
     Repaired,
@@ -45,8 +46,6 @@ from tidewire_schemas.verification import (
     VerifyRange,
     VerifyRow,
 )
-
-NO_ANSWER: Final = "the hub did not answer"
 
 CHANGED: Final = "the table was changed meanwhile"
 
@@ -77,8 +76,20 @@ class Bounds(NamedTuple):
     listed_max: int
 
 
+class Compared(NamedTuple):
+    """What came of it."""
+
+    tables: list[TableVerified]
+    problem: str
+    """Why nothing was compared, empty if something was."""
+
+
 class _Broken(Exception):
     """The table cannot be compared to the end, for the reason given."""
+
+
+class _Unanswered(_Broken):
+    """Nor can any other: the hub cannot be asked, for the reason given."""
 
 
 @dataclass(slots=True)
@@ -94,17 +105,21 @@ class _Findings:
     listed: list[RowDifference] = field(default_factory=list)
 
 
-def verification(wish: Wish, bounds: Bounds) -> Steps[list[TableVerified]]:
+def verification(wish: Wish, bounds: Bounds) -> Steps[Compared]:
     """Compare tables one after the other; what was found of each."""
     subjects = yield ListTables(wish.tables)
     assert isinstance(subjects, list)
     done = []
+    compared, unanswered = False, ""
     for subject in subjects:
         assert isinstance(subject, Subject)
-        found = _Findings(problem=subject.problem)
-        if not subject.problem:
+        found = _Findings(problem=subject.problem or unanswered)
+        if not found.problem:
             try:
                 yield from _compare(subject, wish, bounds, found)
+                compared = True
+            except _Unanswered as reason:
+                found.problem = unanswered = str(reason)
             except _Broken as reason:
                 found.problem = str(reason)
         listed = tuple(found.listed)
@@ -120,7 +135,8 @@ def verification(wish: Wish, bounds: Bounds) -> Steps[list[TableVerified]]:
                 problem=found.problem,
             )
         )
-    return done
+    problem = "" if compared else unanswered if subjects else "no table is attached"
+    return Compared(done, problem)
 
 
 def _compare(subject: Subject, wish: Wish, bounds: Bounds, found: _Findings) -> Steps[None]:
@@ -293,8 +309,9 @@ def _sum_of(one: VerifyRange) -> Sum:
 
 def _ask(question: AskHub) -> Steps[VerifyAnswer]:
     answer = yield question
-    if not isinstance(answer, VerifyAnswer):
-        raise _Broken(NO_ANSWER)
+    if isinstance(answer, NoAnswer):
+        raise _Unanswered(answer.reason)
+    assert isinstance(answer, VerifyAnswer)
     return answer
 
 

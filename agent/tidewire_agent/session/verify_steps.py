@@ -132,5 +132,11 @@ class RepairRows:
     repairs: tuple[Repair, ...]
 
 
+class NoAnswer(NamedTuple):
+    """What comes of `AskHub` where the hub cannot be asked, or does not answer."""
+
+    reason: str
+
+
 Step: TypeAlias = ListTables | AskHub | ScanTable | ReadRows | RepairRows
-Result: TypeAlias = list[Subject] | VerifyAnswer | Scan | RowsHere | Repaired | None
+Result: TypeAlias = list[Subject] | VerifyAnswer | NoAnswer | Scan | RowsHere | Repaired | None
