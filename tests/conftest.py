@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,11 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
     """A running Mosquitto without passwords or store."""
     with Mosquitto(tmp_path / "broker") as running:
         yield running
+
+
+def pytest_configure() -> None:
+    """SIGTERM ends a run as Ctrl-C does: what tests have started is ended with it."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

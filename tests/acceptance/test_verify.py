@@ -105,7 +105,8 @@ def test_where_nothing_can_be_compared_the_command_says_why_once(tmp_path: Path)
             assert "tidewire-agent adopt" in hint
         site.broker.stop()
         a.wait_problem("broker")
-        assert said(a).startswith(f"the agent is offline: {site.broker.url} cannot be reached")
+        assert said(a).startswith("the agent is offline: ")
+        assert f"{site.broker.url} cannot be reached" in said(a)
         assert a.stop() == 0
         assert said(a).startswith(f"error: no agent runs on {a.db}\nhint: start it (`tidewire-agent run`)")
 

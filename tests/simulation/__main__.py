@@ -12,10 +12,12 @@ A failure prints the command that repeats it. A fault that is on and never struc
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,13 +36,32 @@ MEMORY_DISK: Final = Path("/dev/shm")
 FAILURES_SHOWN_MAX: Final = 10
 
 
+FOLDER_PREFIX: Final = "tidewire-sim-"
+
+
 def simulated(plan: Plan, *, whole_history: bool = False) -> Outcome:
     """One world, in a folder of its own."""
-    folder = tempfile.mkdtemp(prefix="tidewire-sim-", dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None)
+    prefix = f"{FOLDER_PREFIX}{os.getpid()}-"
+    folder = tempfile.mkdtemp(prefix=prefix, dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None)
     try:
         return simulate(plan, Path(folder), whole_history=whole_history)
     finally:
         shutil.rmtree(folder)
+
+
+def end_with_parent() -> None:
+    """In a worker: end when the process that started it does, however that ends, and leave little behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        disk = MEMORY_DISK if MEMORY_DISK.is_dir() else Path(tempfile.gettempdir())
+        for folder in disk.glob(f"{FOLDER_PREFIX}{os.getpid()}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def command(plan: Plan) -> str:
@@ -66,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _all(plans: Sequence[Plan], jobs: int) -> Iterator[Outcome]:
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
         for number, outcome in enumerate(pool.map(simulated, plans, chunksize=4), 1):
             if outcome.violation is not None:
                 _say(f"seed {outcome.plan.seed}: {outcome.violation}")

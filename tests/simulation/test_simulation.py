@@ -15,14 +15,19 @@ from simulation.checkers import Guarantee, Violation
 from simulation.faults import FAULTS
 from simulation.lifetime import simulate
 from simulation.world import Plan, World
+from support.waiting import wait_for
 
 TESTS = Path(__file__).resolve().parents[1]
 
 
+LINE = (sys.executable, "-m", "simulation")
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(TESTS)}
+
+
 def run(*arguments: str, hash_seed: str = "random") -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(TESTS), "PYTHONHASHSEED": hash_seed}
-    line = [sys.executable, "-m", "simulation", *arguments]
-    return subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    env = {**ENVIRONMENT, "PYTHONHASHSEED": hash_seed}
+    return subprocess.run([*LINE, *arguments], env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.timeout(900)
@@ -30,6 +35,21 @@ def test_two_hundred_worlds_keep_all_guarantees_and_meet_all_faults() -> None:
     """Guarantees 1, 2, 3, 4, 5, 7, 8, 9, 10, 12."""
     done = run("--seeds", "0:200", "--steps", "25")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_run_that_is_killed_leaves_no_worker_behind() -> None:
+    with subprocess.Popen([*LINE, "--seeds", "0:1000", "--jobs", "2"], env=ENVIRONMENT) as started:
+        children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+
+        def at_work() -> list[str]:
+            workers = children.read_text().split()
+            return workers if len(workers) == 2 else []
+
+        try:
+            workers = wait_for(at_work, what="there are two workers")
+        finally:
+            started.kill()
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), what="the workers have ended")
 
 
 def test_without_faults_a_world_is_at_rest_at_once(tmp_path: Path) -> None:
