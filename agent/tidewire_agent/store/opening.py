@@ -13,8 +13,8 @@ from tidewire_agent.store.meta import SCHEMA_SQL, Meta
 from tidewire_agent.store.sql import quote
 from tidewire_agent.store.tables import KV_TABLE
 
-TABLES_VERSION: Final = 1
-"""Of Tidewire's own tables: goes up when an older agent would do harm in them."""
+TABLES_VERSION: Final = 2
+"""Of Tidewire's own tables: goes up with every change of them. 1 was never released."""
 
 
 SQLITE_MIN: Final = (3, 24, 0)
@@ -54,11 +54,13 @@ def prepare(connection: sqlite3.Connection, device: str | None) -> None:
     """Make Tidewire's tables and the device's identity in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
+        meta = Meta(connection)
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'tidewire_meta'").fetchone():
+            _check_version(meta)  # before anything is made beside tables of another version
         for statement in SCHEMA_SQL.split(";\n"):
             if statement.strip():
                 connection.execute(statement)
-        meta = Meta(connection)
-        _check_version(meta)
+        meta.set(tables_version=TABLES_VERSION)
         known = meta.text("device")
         if known is None:
             if device is None:
@@ -79,8 +81,11 @@ def _check_version(meta: Meta) -> None:
             f"a newer Tidewire has used this file: its tables have version {found}, this one knows {TABLES_VERSION}",
             hint="update Tidewire on this device",
         )
-    if found != TABLES_VERSION:
-        meta.set(tables_version=TABLES_VERSION)
+    if found < TABLES_VERSION:
+        raise DatabaseNotUsable(
+            f"an earlier Tidewire has used this file: its tables have version {found}, this one needs {TABLES_VERSION}",
+            hint="let that one send what waits and remove its tables (`tidewire-agent detach`), then attach anew",
+        )
 
 
 def remove_tables(connection: sqlite3.Connection) -> None:

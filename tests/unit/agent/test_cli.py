@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from tidewire_agent.cli import main
 from tidewire_agent.lock import AgentLock, lock_path
 from tidewire_agent.status import AgentStatus
 from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.opening import TABLES_VERSION
 from tidewire_link.command_line import ExitCode
 from tidewire_schemas.positions import START
 
@@ -204,12 +206,33 @@ def test_tables_of_another_make_are_told(tmp_path: Path, command: tuple[str, ...
 
 
 @pytest.mark.parametrize("command", WRITING, ids=" ".join)
-def test_tables_of_a_newer_version_are_left_alone(database: Path, command: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("version", "hint"), [(99, "update Tidewire"), (TABLES_VERSION - 1, "tidewire-agent detach")])
+def test_tables_of_another_version_are_left_alone(
+    database: Path, command: tuple[str, ...], version: int, hint: str
+) -> None:
     call("attach", "--db", database, "--device", "till-7", "orders")
-    write(database, "UPDATE tidewire_meta SET value = 99 WHERE name = 'tables_version'")
+    write(database, f"UPDATE tidewire_meta SET value = {version} WHERE name = 'tables_version'")
+    write(database, "DROP TABLE tidewire_verify")
+    before = schema(database)
     refused = call(*command, "--db", database)
     assert refused.exit_code == ExitCode.DATABASE
-    assert "update Tidewire" in refused.output
+    assert f"version {version}, this one" in refused.output
+    assert hint in refused.output
+    assert schema(database) == before
+
+
+def test_a_change_of_tidewires_tables_is_a_new_version_of_them(database: Path) -> None:
+    """When this fails: raise `TABLES_VERSION`, once for each release, and put the new columns' digest here."""
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    with closing(sqlite3.connect(database)) as connection:
+        columns = connection.execute(
+            """
+            SELECT m.name, c.name, c.pk FROM sqlite_master AS m, pragma_table_info(m.name) AS c
+            WHERE m.name LIKE 'tidewire!_%' ESCAPE '!' ORDER BY m.name, c.cid
+            """
+        ).fetchall()
+    digest = hashlib.sha256(repr(columns).encode()).hexdigest()[:16]
+    assert (TABLES_VERSION, digest) == (2, "a64787bcd4708e14")
 
 
 def test_dead_letters_of_a_database_that_no_agent_used_are_none(database: Path) -> None:
