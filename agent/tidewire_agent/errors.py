@@ -7,6 +7,7 @@ DatabaseError
 ├── WalReplaced             the -wal or -shm was deleted under the agent
 ├── DatabaseBusy            another program holds the write lock for longer than the busy timeout
 ├── DiskFull
+├── DiskLow                 less space is free than the agent leaves alone
 ├── TableNotSyncable        one table: the others go on
 └── AnotherAgent            an agent already runs on this file
 SequenceGap                 (of the schemas) a page that does not follow the checkpoint
@@ -69,6 +70,19 @@ class DiskFull(DatabaseError):
     code = "disk_full"
     hint = "free some space; the agent goes on by itself and nothing is lost"
     retry = True
+
+
+class DiskLow(DatabaseError):
+    """Less space is free than the agent leaves alone."""
+
+    code = "disk_low"
+    hint = "free some space: the agent goes on by itself, and nothing is lost; apps can write as long as there is any"
+    retry = True
+
+    def __init__(self, folder: Path, reserve_bytes: int) -> None:
+        super().__init__(
+            f"less than disk_reserve_bytes={reserve_bytes} is free in {folder}: nothing is sealed or applied"
+        )
 
 
 class TableNotSyncable(DatabaseError):

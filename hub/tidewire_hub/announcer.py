@@ -69,7 +69,7 @@ class Announcer:
         """Say how far the log goes, and what holds the hub up."""
         self.said_busy = busy is not None
         self._said_at = now.s
-        self.head_at = now.s + self._settings.head_period_s
+        self.head_at = now.s + (self._settings.head_period_s if busy is None else self._settings.commit_busy_s)
         message = Head(
             log=self._log,
             epoch=epoch,

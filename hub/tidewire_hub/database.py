@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,13 @@ class StorageFull(DatabaseError):
     code = "disk_full"
     hint = "free some space: nothing was lost, what was not acked is sent again"
     retry = True
+
+
+class StorageLow(StorageFull):
+    """Less space is free than the hub leaves alone."""
+
+    code = "disk_low"
+    hint = "free some space, or move `data` to a larger disk: nothing is lost, devices keep what was not acked"
 
 
 class StorageFailed(DatabaseError):
@@ -56,6 +64,19 @@ _BY_CODE: Final[dict[int, type[DatabaseError]]] = {
     sqlite3.SQLITE_CORRUPT: StorageDamaged,
     sqlite3.SQLITE_NOTADB: StorageDamaged,
 }
+
+
+def check_reserve(folder: Path, reserve_bytes: int) -> None:
+    """Before something is written that grows.
+
+    Raises:
+        StorageLow: less than `reserve_bytes` are free on the disk of `folder`.
+    """
+    if not reserve_bytes:
+        return
+    disk = os.statvfs(folder)
+    if disk.f_bavail * disk.f_frsize < reserve_bytes:
+        raise StorageLow(f"less than disk_reserve_bytes={reserve_bytes} is free in {folder}")
 
 
 @contextmanager

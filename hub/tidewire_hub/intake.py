@@ -110,11 +110,11 @@ class Intake:
         self._fan_out(commit)
         self._ack(commit, now)
         self._pass_on_problems(group, commit.problems, now)
-        if (commit.entries and self._announcer.head_moved(now)) or self._announcer.said_busy:
-            self._situation.say_head(now)
         if self._situation.state == "halted":
             self._voice.report("info", "commits succeed again")
             self._situation.is_now("leading", None)
+        if (commit.entries and self._announcer.head_moved(now)) or self._announcer.said_busy:
+            self._situation.say_head(now)
         self._let_go_on()
         self.append_next(now)
 
@@ -133,7 +133,7 @@ class Intake:
                 topic = self._voice.up_topic(batch.device)
                 self._voice.reject(self._sessions.of(batch.device), topic, batch.payload, error, now)
                 self._devices.save_soon(now)
-        if self._announcer.said_busy:
+        if self._announcer.said_busy or self._situation.state == "halted":
             self._situation.say_head(now)
         self.append_next(now)
 

@@ -74,6 +74,10 @@ class HubSettings(LogSettings, BrokerSettings):
     commit_slow_s: Seconds = 10.0
     """A commit that takes longer than this makes the hub not ready: its disk may be stuck."""
 
+    disk_reserve_bytes: int = Field(default=64 * 1024 * 1024, ge=0)
+    """While less is free on the disk of `data`, no batch is taken into the log and no snapshot is made; the hub says
+    so, and so do its devices (`hub_busy`). It answers all the same, and goes on when there is space. 0: no reserve."""
+
     parts_bytes_max: int = Field(default=128 * 1024 * 1024, ge=2_048)
     """Bytes of all messages of which parts are missing: eight of the largest."""
 

@@ -44,8 +44,11 @@ class Situation:
         self._announcer.say_state(self.state, self.epoch, self.problem)
 
     def say_head(self, now: Now) -> None:
-        """Say how far the log goes."""
-        self._announcer.say_head(self.head, self.epoch, self.oldest, now, busy=self._commits.busy(now.s))
+        """Say how far the log goes, and what holds the hub up."""
+        busy = self._commits.busy(now.s)
+        if self.state == "halted":
+            busy = f"it cannot commit now: {self.problem}"
+        self._announcer.say_head(self.head, self.epoch, self.oldest, now, busy=busy)
 
     def is_now(self, state: State, problem: str | None) -> None:
         """It has changed: say so."""

@@ -11,6 +11,7 @@ from typing import Self
 
 from tidewire_hub import handshake
 from tidewire_hub.actions import EntriesRead, Greet, QueuedBatch, ReadPage, Standing, Trim
+from tidewire_hub.database import check_reserve
 from tidewire_hub.layout import DataDirectory
 from tidewire_hub.log.retention import Kept, Retention
 from tidewire_hub.log.sqlite import SqliteLog
@@ -105,7 +106,12 @@ class StreamHost:
             self.stream.stand_aside(b"")
 
     def append(self, group: Sequence[QueuedBatch]) -> Commit:
-        """One group commit of as many of these as there is time for."""
+        """One group commit of as many of these as there is time for.
+
+        Raises:
+            DatabaseError: nothing was stored, such as where too little space is free.
+        """
+        check_reserve(self._settings.data, self._settings.disk_reserve_bytes)
         until_s = time.monotonic() + self._settings.commit_time_max_s
         return self.stream.sequence(
             [Incoming(*batch) for batch in group], wall_ms(), lambda: time.monotonic() >= until_s

@@ -381,7 +381,8 @@ class Head(Message):
     """Another log that this leader took the stream over from, on a person's word."""
     at: Millis
     busy: str | None = None
-    """For people: what the hub has been doing for seconds, so that acks and greetings must wait. None: it is not."""
+    """For people: what the hub has been doing for seconds, or why it cannot commit, so that acks and greetings must
+    wait. None: nothing keeps it."""
 
 
 class HubState(Message):

@@ -196,7 +196,9 @@ def test_a_full_disk_is_a_problem_and_nothing_is_lost_when_space_returns(
     make_database(small_disk / "a.db").close()
     other = make_database(tmp_path / "b.db")
     with (
-        AgentProcess(small_disk / "a.db", "till-a", broker.url, "--retry-delay-max-s", "0.5") as agent,
+        AgentProcess(
+            small_disk / "a.db", "till-a", broker.url, "--retry-delay-max-s", "0.5", "--disk-reserve-bytes", "0"
+        ) as agent,
         AgentProcess(tmp_path / "b.db", "till-b", broker.url) as agent_b,
     ):
         agent.log_path = tmp_path / "a.log"
@@ -211,6 +213,33 @@ def test_a_full_disk_is_a_problem_and_nothing_is_lost_when_space_returns(
         wait_for(lambda: len(rows(small_disk / "a.db")) == 50, 30, what="all rows are there")
         agent.wait_no_problem()
         assert rows(small_disk / "a.db") == rows(tmp_path / "b.db")
+
+
+def test_below_the_reserve_an_agent_leaves_the_disk_to_the_app_and_goes_on_when_there_is_space(
+    tmp_path: Path, small_disk: Path, broker: Mosquitto, hub: HubProcess
+) -> None:
+    """Guarantee 1. Guarantee 11."""
+    mount("-o", "remount,size=8m", str(small_disk))
+    app = make_database(small_disk / "a.db")
+    other = make_database(tmp_path / "b.db")
+    options = ("--retry-delay-max-s", "0.2", "--disk-reserve-bytes", "5000000")
+    with (
+        AgentProcess(small_disk / "a.db", "till-a", broker.url, *options) as agent,
+        AgentProcess(tmp_path / "b.db", "till-b", broker.url) as agent_b,
+    ):
+        agent.start()
+        agent_b.start()
+        (small_disk / "ballast").write_bytes(b"x" * 4_000_000)
+        app.execute("INSERT INTO orders VALUES ('mine', 1)")
+        other.execute("INSERT INTO orders VALUES ('theirs', 2)")
+        agent.wait_problem("disk_low")
+        assert agent.status.state == "live"
+        assert rows(small_disk / "a.db", "SELECT count(*) FROM tidewire_change") == [(1,)]
+        assert rows(small_disk / "a.db") == [("mine", 1.0)]
+        (small_disk / "ballast").unlink()
+        for path in (small_disk / "a.db", tmp_path / "b.db"):
+            wait_rows(path, [("mine", 1.0), ("theirs", 2.0)])
+        agent.wait_no_problem()
 
 
 def fill(ballast: Path) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from support.agent_process import AgentProcess, make_database
 from support.broker import Mosquitto
 from support.hub_process import HandMadeDevice, HubProcess, tidewire_hub
-from support.waiting import wait_for_async
+from support.waiting import wait_for, wait_for_async
 from tidewire_link.command_line import ExitCode
 from tidewire_schemas import topics
 from tidewire_schemas.digest import NO_DIGEST
@@ -136,7 +137,15 @@ async def test_a_disk_that_fills_up_stops_acks_until_there_is_space(broker: Mosq
     """Guarantee 11."""
     with (
         small_disk(tmp_path / "disk", "2m") as disk,
-        HubProcess(disk / "data", broker.url, "--commit-retry-max-s", "0.5", log=tmp_path / "hub.log") as hub,
+        HubProcess(
+            disk / "data",
+            broker.url,
+            "--commit-retry-max-s",
+            "0.5",
+            "--disk-reserve-bytes",
+            "0",
+            log=tmp_path / "hub.log",
+        ) as hub,
     ):
         async with HandMadeDevice(broker.url, "till-7") as till:
             await till.hello()
@@ -155,6 +164,33 @@ async def test_a_disk_that_fills_up_stops_acks_until_there_is_space(broker: Mosq
             assert [entry.batch for entry in till.entries] == list(range(1, 61))
         assert hub.terminate() == 0
         assert "Traceback" not in hub.log
+
+
+def test_below_the_reserve_a_hub_takes_nothing_says_so_and_goes_on_when_there_is_space(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Guarantee 1. Guarantee 11."""
+    options = ("--commit-retry-max-s", "0.2", "--commit-busy-s", "0.3", "--disk-reserve-bytes", "8000000")
+    with (
+        small_disk(tmp_path / "disk", "16m") as disk,
+        HubProcess(disk / "data", broker.url, *options, log=tmp_path / "hub.log") as hub,
+        AgentProcess(tmp_path / "a.db", "till-a", broker.url, "--ack-timeout-s", "1.5") as agent,
+        closing(make_database(tmp_path / "a.db")) as app,
+    ):
+        agent.start()
+        (disk / "ballast").write_bytes(b"x" * 10_000_000)
+        app.execute("INSERT INTO orders VALUES ('o-1', 1)")
+        agent.wait_problem("hub_busy")
+        assert "disk_reserve_bytes" in agent.log
+        answer = hub.http("readyz")
+        assert answer is not None
+        assert answer[0] == 503
+        assert "disk_reserve_bytes" in str(answer[1])
+        assert "no_ack" not in agent.problems
+        (disk / "ballast").unlink()
+        wait_for(lambda: agent.status.batches == 0 and hub.ready(), what="the batch is in the log")
+        agent.wait_no_problem()
+        assert "no ack" not in agent.log
 
 
 async def test_a_log_that_another_program_locks_stops_acks_and_is_said_until_it_lets_go(
@@ -187,7 +223,7 @@ def log_locked(path: Path) -> Iterator[None]:
 
 async def test_what_a_hub_left_can_be_looked_at_on_a_read_only_disk(broker: Mosquitto, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "16m") as disk:
-        with HubProcess(disk / "data", broker.url, log=tmp_path / "hub.log") as hub:
+        with HubProcess(disk / "data", broker.url, "--disk-reserve-bytes", "0", log=tmp_path / "hub.log") as hub:
             async with HandMadeDevice(broker.url, "till-7") as till:
                 await till.hello()
                 await till.send(till.seal((1, "x")))

@@ -430,7 +430,7 @@ class Engine:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, self._settings.retry_delay_max_s)
             else:
-                self._troubles.clear("database_busy", "disk_full")
+                self._troubles.clear("database_busy", "disk_full", "disk_low")
                 return result
 
     # ── the hub ───────────────────────────────────────────────────────────────────────────────────────────────────

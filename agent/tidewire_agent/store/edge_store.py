@@ -206,6 +206,7 @@ class EdgeStore:
 
     def seal(self, now_ms: int) -> SealOutcome:
         """Make a batch of what is committed now; call `harden` before anything of it is sent."""
+        self._parts.disk.check()
         with self._fresh_schema():
             outcome = self._parts.sealer.seal(now_ms)
             self._parts.wal.wrote(outcome.bytes)
@@ -349,6 +350,7 @@ class EdgeStore:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """The same, of which there is much: the -wal grows by it."""
+        self._parts.disk.check()
         with self._fresh_schema():
             yield
             self._parts.wal.wrote()

@@ -10,6 +10,7 @@ from tidewire_agent.store.catalogue import Catalogue
 from tidewire_agent.store.change_log import ChangeLog
 from tidewire_agent.store.checkpoint import WalCheckpoint
 from tidewire_agent.store.dead_letters import DeadLetters
+from tidewire_agent.store.disk_reserve import DiskReserve
 from tidewire_agent.store.draft import Drafter
 from tidewire_agent.store.fresh_questions import FreshQuestions
 from tidewire_agent.store.loads import Loads
@@ -89,6 +90,7 @@ class StoreParts:
         """What stands for a table of Tidewire's, or for the files."""
         connection, settings = self.connection, self._settings
         self.files = OpenFiles(path, connection)
+        self.disk = DiskReserve(path, settings.disk_reserve_bytes)
         self.wal = WalCheckpoint(connection, settings.wal_bytes_max)
         self.meta = Meta(connection)
         self.outbox = Outbox(

@@ -38,6 +38,9 @@ class StoreSettings(BaseModel):
     snapshot_lock_ms_max: Annotated[float, Field(gt=0, le=10_000)] = 20.0
     """How long loading a snapshot may hold the app's write lock at once, in milliseconds: pieces are made to take half
     of it, which leaves room for rows that cost more than those before."""
+    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
+    """While less is free on the database's disk, the agent seals and applies nothing, and says so (`disk_low`): what is
+    left belongs to the app. It sends what it has, and goes on when there is space. 0 for no reserve."""
     kept_batches_max: Annotated[int, Field(ge=0)] = 64
     """Batches kept after the log has them, so that a hub which lost its tail can be healed."""
     kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024

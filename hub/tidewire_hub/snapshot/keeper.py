@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from tidewire_hub.actions import ReadChunk
+from tidewire_hub.database import check_reserve
 from tidewire_hub.settings import HubSettings
 from tidewire_hub.snapshot.manifest import KeptSnapshot
 from tidewire_hub.snapshot.shelf import Shelf
@@ -42,6 +43,7 @@ class SnapshotKeeper:
             DatabaseError: it cannot be made.
             Stopped: the hub stops.
         """
+        check_reserve(self._settings.data, self._settings.disk_reserve_bytes)
         self._stream_thread.submit(self._settle).result()
         return self._shelf.make(
             os.urandom(16).hex(),
