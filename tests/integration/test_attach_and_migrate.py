@@ -84,6 +84,24 @@ def test_a_table_attached_later_is_brought_up_from_the_start_of_the_log(fleet: F
     fleet.assert_equal()
 
 
+def test_a_table_attached_again_whose_rows_are_the_hubs_leaves_no_dead_letters(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x'), ('2', 'x'), ('5', 'x'), ('9', 'x')")
+    fleet.sync()
+    a.sql("UPDATE notes SET body = 'newer'; DELETE FROM notes WHERE id = '9'")
+    fleet.sync()
+    a.sql("INSERT INTO notes VALUES ('9', 'again')")
+    fleet.sync()
+    b.store.detach_table("notes")
+    b.sql("UPDATE notes SET body = 'edited here' WHERE id = '5'")
+    b.attach("notes")
+    fleet.hello(b)
+    fleet.sync()
+    assert b.dead() == [("notes", "row_known", ("5",))]
+    assert b.store.dead(1)[0].cells == {"id": "5", "body": "edited here"}
+    fleet.assert_equal()
+
+
 def test_detaching_removes_every_trace_and_leaves_the_rows(fleet: Fleet) -> None:
     a = fleet.edge("a", NOTES)
     before = fleet.edge("plain", NOTES, tables=["notes"])

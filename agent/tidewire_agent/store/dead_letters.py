@@ -68,6 +68,9 @@ def null_key_letters(
     ]
 
 
+TAKEN: Final = "the hub's row was taken when the table was attached"
+"""The detail of a letter: a row that was there before the log had another."""
+
 STAYS_HERE: Final = frozenset({"null_key", "row_too_large"})
 """Reasons for which a row is not sent, and stays as it is: a letter's values are a copy of the table's."""
 
@@ -146,6 +149,16 @@ class DeadLetters:
         """Up to `limit` of them, the newest first."""
         rows = self._connection.execute(f"{_SELECT} ORDER BY id DESC LIMIT ?", (limit,)).fetchall()
         return [_letter(row) for row in rows]
+
+    def taken(self, table: str, after: int, limit: int) -> list[DeadLetter]:
+        """Up to `limit` letters above the number `after` of rows that gave way when their table was attached."""
+        where = 'WHERE id > ? AND "table" = ? AND detail = ? ORDER BY id LIMIT ?'
+        found = self._connection.execute(f"{_SELECT} {where}", (after, table, TAKEN, limit)).fetchall()
+        return [_letter(row) for row in found]
+
+    def drop(self, letter_ids: Sequence[int]) -> None:
+        """Forget these, in the caller's transaction."""
+        self._connection.executemany("DELETE FROM tidewire_dead WHERE id = ?", ((number,) for number in letter_ids))
 
     def get(self, letter_id: int) -> DeadLetter:
         """One of them.

@@ -27,6 +27,7 @@ from tidewire_agent.store.settings import StoreSettings
 from tidewire_agent.store.silence import Switch
 from tidewire_agent.store.snapshot_loader import SnapshotLoader
 from tidewire_agent.store.synced_tables import SyncedTables
+from tidewire_agent.store.taken_over import TakenOver
 from tidewire_agent.store.transactions import Transactions
 from tidewire_agent.store.verify import Verifier
 from tidewire_agent.store.verify_questions import VerifyQuestions
@@ -146,6 +147,7 @@ class StoreParts:
             self.outbox,
             self.dead_letters,
             self.seeds,
+            TakenOver(self.connection, self.catalogue, self.dead_letters, self._write),
             self.changes,
             Drafter(self.connection, self.catalogue, self.changes, self.seeds, self.loads),
             sealed=self.rows.sealed,

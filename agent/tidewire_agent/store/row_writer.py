@@ -14,7 +14,7 @@ from typing import Final
 from tidewire_agent.store import capture
 from tidewire_agent.store import rows as rows_of
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
-from tidewire_agent.store.dead_letters import DeadLetters
+from tidewire_agent.store.dead_letters import TAKEN, DeadLetters
 from tidewire_agent.store.parked import Parked, ParkedOp, ParkedRow
 from tidewire_agent.store.pending import NOTHING_PENDING, Overlay, Pending
 from tidewire_agent.store.row_change import RowChange, from_parked, overtaken_letter
@@ -202,8 +202,7 @@ class RowWriter:
             local = rows_of.fetch(self._connection, synced.table, change.key)
             if local is not None and (change.op == "delete" or change.differs_from(local)):
                 cells = {n: encode(v) for n, v in zip(synced.table.column_names, local, strict=True)}
-                detail = "the hub's row was taken when the table was attached"
-                self._dead_letters.add([overtaken_letter(change, "seed", cells, "row_known", detail)])
+                self._dead_letters.add([overtaken_letter(change, "seed", cells, "row_known", TAKEN)])
             if local is not None and change.op != "delete":
                 self._offer_unnamed(change, local)
         self._connection.execute(

@@ -24,6 +24,7 @@ from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.outbox import Outbox
 from tidewire_agent.store.reading import snapshot
 from tidewire_agent.store.seeds import Seeds
+from tidewire_agent.store.taken_over import TakenOver
 from tidewire_agent.store.taking_apart import LooseRow
 from tidewire_schemas.values import decode_row
 
@@ -65,6 +66,7 @@ class Sealer:
         outbox: Outbox,
         dead_letters: DeadLetters,
         seeds: Seeds,
+        taken_over: TakenOver,
         changes: ChangeLog,
         drafter: Drafter,
         *,
@@ -77,6 +79,7 @@ class Sealer:
         self._outbox = outbox
         self._dead_letters = dead_letters
         self._seeds = seeds
+        self._taken_over = taken_over
         self._changes = changes
         self._drafter = drafter
         self._sealed = sealed
@@ -166,6 +169,8 @@ class Sealer:
     # ── rows that were there before ───────────────────────────────────────────────────────────────────────────────
 
     def _seeds_as_batch(self, now_ms: int) -> SealOutcome:
+        if self._taken_over.settle():
+            return SealOutcome(batches=0, more=True, lock_s=0.0)
         chunk = self._seeds.next_chunk(now_ms)
         if chunk is None:
             return SealOutcome(batches=0, more=False, lock_s=0.0)
