@@ -10,6 +10,7 @@ import pytest
 
 from support.fleet import Edge, Fleet
 from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.overview import tables_of
 from tidewire_agent.store.settings import StoreSettings
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT)"
@@ -534,7 +535,31 @@ def test_a_renamed_table_goes_on_under_its_new_name_when_all_are_synced(fleet: F
     a.sql("INSERT INTO memos VALUES ('2', 'y')")
     fleet.sync()
     assert b.rows("SELECT id FROM memos ORDER BY id") == [("1",), ("2",)]
+    (problem,) = a.store.problems()
+    assert "'notes' was renamed to 'memos', which is synced" in problem
+    assert "tidewire-agent detach notes" in problem
+    assert [(table.table, table.state) for table in tables_of(a.app, allow_unkept_unique=False)] == [
+        ("memos", "synced"),
+        ("notes", "missing"),
+    ]
+    a.store.detach_table("notes")
     assert a.store.problems() == []
+    fleet.assert_equal()
+
+
+def test_a_dropped_table_is_reported_with_what_to_do(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('1', 'x')")
+    fleet.sync()
+    b.sql("DROP TABLE notes")
+    fleet.sync()
+    (problem,) = b.store.problems()
+    assert "'notes' was dropped; its rows stay" in problem
+    b.sql(NOTES)
+    b.store.refresh()
+    fleet.hello(b)
+    fleet.sync()
+    assert b.store.problems() == []
     fleet.assert_equal()
 
 

@@ -7,7 +7,7 @@ the triggers made anew, and in the same transaction what they missed is captured
     the table was rebuilt              (it is there, its triggers are not) every row is sent whole, and the hub's rows
                                        are taken once more below that: only true differences remain
     the table is gone                  it is marked missing and a person is told; nothing is deleted elsewhere
-    the table was renamed              as gone, under its old name; the new name can be attached
+    the table was renamed              as gone, under its old name; the new name can be attached, or is where all are
 """
 
 from __future__ import annotations
@@ -259,14 +259,12 @@ class Catalogue:
         moved = {on for _name, on in capture.installed(self._connection, attached.id)}
         capture.remove(self._connection, attached.id)
         new_name = next(iter(moved), None)
-        if new_name is not None and ALL_TABLES in self._wanted():
-            self._connection.execute("DELETE FROM tidewire_table WHERE id = ?", (attached.id,))
-            self.registry.reload()  # and the new name is attached as any new table
-            return
         if new_name is not None and fold(new_name) != fold(attached.name):
+            reason = _renamed(attached.name, new_name, followed=ALL_TABLES in self._wanted())
+        elif not self._exists(attached.name):
             reason = (
-                f"table {attached.name!r} was renamed to {new_name!r}; nothing of it is synced now"
-                f" (attach {new_name!r} to sync it under its new name)"
+                f"table {attached.name!r} was dropped; its rows stay on the hub and on other devices"
+                f" (create it again to take them from there, or forget it: tidewire-agent detach {attached.name})"
             )
         self.registry.update(attached.id, state="missing", problem=reason)
 
@@ -349,8 +347,24 @@ class Catalogue:
         unwanted = self._unwanted()
         return [name for name in user_tables(self._connection) if fold(name) not in unwanted]
 
+    def _exists(self, name: str) -> bool:
+        return any(fold(other) == fold(name) for other in user_tables(self._connection))
+
     def _current_version(self) -> int:
         return int(self._connection.execute("PRAGMA schema_version").fetchone()[0])
+
+
+def _renamed(old: str, new: str, *, followed: bool) -> str:
+    """What a person reads of a table that has another name now."""
+    if followed:
+        return (
+            f"table {old!r} was renamed to {new!r}, which is synced as a table of its own; the rows of {old!r} stay on"
+            f" the hub and on other devices (rename it there too, then end this message: tidewire-agent detach {old})"
+        )
+    return (
+        f"table {old!r} was renamed to {new!r}; nothing of it is synced now"
+        f" (attach {new!r} to sync it under its new name; forget the old one: tidewire-agent detach {old})"
+    )
 
 
 def _kept_places(known: Sequence[str], table: Table) -> list[str]:
