@@ -54,6 +54,7 @@ class AgentProcess:
         self.options = options
         self.tables = tables
         self.log_path = db.with_suffix(".log")
+        self.settings: Sequence[str] = QUICK
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -85,7 +86,7 @@ class AgentProcess:
     def start(self, *, until: str | None = "live") -> Self:
         """Start it, and wait until it is in a state (None: not at all)."""
         command = [sys.executable, "-m", "tidewire_agent", "run", "--db", str(self.db), "--device", self.device]
-        command += ["--broker", self.broker, *QUICK, *self.options]
+        command += ["--broker", self.broker, *self.settings, *self.options]
         for table in self.tables:
             command += ["--table", table]
         with self.log_path.open("ab") as log:
