@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from support.processes import Device, Site
 
 from bench.app import SCHEMA
+from support.processes import Device, Site
 
 PATIENCE_S = 300.0
 """Nobody waits that long unless something is broken."""

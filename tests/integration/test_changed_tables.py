@@ -60,7 +60,7 @@ def test_a_rebuilt_table_is_news_also_to_a_page_that_comes_too_early_for_it(flee
     fleet.push(a)
     page = fleet.page(b.store.replay_from)
     b.sql(REBUILD_WITH_COLUMN)
-    done = filework.apply_page(b.store, page)
+    done = filework.apply_some(b.store, page)
     assert done.applied is None
     assert done.standing.position == b.store.replay_from < page.prev
     assert done.shapes_changed

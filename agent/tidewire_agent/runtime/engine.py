@@ -359,17 +359,21 @@ class Engine:
             self._on_change(False)
 
     async def _apply(self, page: Page) -> None:
-        await self._leave_lock(applying=True)
+        """Apply a page piece by piece, with rests for an app that writes."""
         try:
-            done = await self.patiently(partial(self._database.run, filework.apply_page, page))
-            position = done.standing.position
-            if done.shapes_changed:
-                self._introduce(done.standing)
-                await self._say_tables()
-            if done.applied is not None:
-                self._held(done.applied.lock_s)
-                self._troubles.clear("log_diverged")
-                await self._say_applied(done.applied, done.behind)
+            more = True
+            while more:
+                await self._leave_lock(applying=True)
+                done = await self.patiently(partial(self._database.run, filework.apply_some, page))
+                position = done.standing.position
+                if done.shapes_changed:
+                    self._introduce(done.standing)
+                    await self._say_tables()
+                if done.applied is not None:
+                    self._held(done.applied.lock_s)
+                    self._troubles.clear("log_diverged")
+                    await self._say_applied(done.applied, done.behind)
+                more = done.applied is not None and done.applied.more
         except LogDiverged as error:
             self._troubles.say_error(error)
             await asyncio.sleep(DIVERGED_PAUSE_S)

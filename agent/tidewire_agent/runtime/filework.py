@@ -70,8 +70,8 @@ def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None) -> Sea
     return Sealed(outcome, read_standing(store), store.tables.news, store.fresh.open(), store.questions.open())
 
 
-def apply_page(store: EdgeStore, page: Page) -> PageDone:
-    """Apply a page if it continues what is applied."""
+def apply_some(store: EdgeStore, page: Page) -> PageDone:
+    """Apply the next piece of a page, if the page continues what is applied."""
     try:
         applied = store.apply(page)
     except SequenceGap:

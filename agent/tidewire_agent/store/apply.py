@@ -28,6 +28,7 @@ from tidewire_agent.store.meta import Meta, mark_base
 from tidewire_agent.store.outbox import Outbox
 from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
+from tidewire_agent.store.piece_size import PieceSize
 from tidewire_agent.store.row_change import (
     RowChange,
     batch_cells,
@@ -67,6 +68,8 @@ class Applied(NamedTuple):
     """Parked changes there are now."""
     lock_s: float
     """Seconds for which it held the app's write lock."""
+    more: bool
+    """Whether the page holds more."""
 
 
 class Applier:
@@ -75,7 +78,7 @@ class Applier:
     Args:
         transaction: gives a write transaction.
         silently: gives a part of a transaction in which no trigger runs.
-        rows_max: rows after which a long page is committed and begun anew, between entries.
+        lock_ms_max: how long the write lock should be held at most; an entry is never parted.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Applier:
         seeds: Seeds,
         loads: Loads,
         *,
-        rows_max: int,
+        lock_ms_max: float,
     ) -> None:
         self._connection = connection
         self._meta = meta
@@ -107,7 +110,7 @@ class Applier:
         self._dead_letters = dead_letters
         self._seeds = seeds
         self._loads = loads
-        self._rows_max = rows_max
+        self._piece = PieceSize(lock_ms_max)
 
     def schema_changed(self) -> None:
         """Parked cells of unknown columns may fit now: try them."""
@@ -129,7 +132,7 @@ class Applier:
         return min((cursor for cursor in cursors if cursor is not None), default=self._meta.checkpoint)
 
     def apply(self, page: Page) -> Applied:
-        """Apply the entries of a page that are new here.
+        """Apply entries of a page that are new here, as many as the lock may be held for; call it while there are more.
 
         Raises:
             SequenceGap: the page begins after what is applied; nothing was done.
@@ -137,26 +140,29 @@ class Applier:
         """
         # While a snapshot of all tables is loaded, the tables stand at no entry that another could follow.
         waiting = [] if self._loads.whole else list(self._new_entries(page))
+        if not waiting:
+            return Applied(self.replay_from, 0, None, 0, self._parked.count, 0.0, more=False)
+        piece, rows = _first_of(waiting, self._piece.rows)
         released: int | None = None
         refused = 0
-        lock_s = 0.0
-        for piece in _pieces(waiting, self._rows_max):
-            try:
-                with self.covered(self._keys_of(piece)), self._silently():
-                    locked_at = time.perf_counter()
-                    mark_base(self._connection, self._meta)
-                    self._rows.look_at_pending()
-                    for entry in piece:
-                        own = self._apply_entry(entry)
-                        released = released if own is None else own
-                        refused += 0 if own is None else len(entry.refused)
-                    self._rows.retry_parked()
-                    self._move_to(piece[-1].position, released)
-            except BaseException:
-                self._pending.forget()
-                raise
-            lock_s += time.perf_counter() - locked_at
-        return Applied(self.replay_from, len(waiting), released, refused, self._parked.count, lock_s)
+        try:
+            with self.covered(self._keys_of(piece)), self._silently():
+                locked_at = time.perf_counter()
+                mark_base(self._connection, self._meta)
+                self._rows.look_at_pending()
+                for entry in piece:
+                    own = self._apply_entry(entry)
+                    released = released if own is None else own
+                    refused += 0 if own is None else len(entry.refused)
+                self._rows.retry_parked()
+                self._move_to(piece[-1].position, released)
+        except BaseException:
+            self._pending.forget()
+            raise
+        lock_s = time.perf_counter() - locked_at
+        self._piece.took(rows, lock_s)
+        more = len(piece) < len(waiting)
+        return Applied(self.replay_from, len(piece), released, refused, self._parked.count, lock_s, more=more)
 
     @contextmanager
     def covered(self, first_values: Iterable[Value]) -> Iterator[None]:
@@ -356,15 +362,14 @@ class Applier:
         self._rows.apply(ordered)
 
 
-def _pieces(entries: Sequence[Entry], rows_max: int) -> Iterator[list[Entry]]:
-    """Whole entries, in groups of about `rows_max` rows."""
+def _first_of(entries: Sequence[Entry], rows_max: int) -> tuple[list[Entry], int]:
+    """Entries from the first on, whole, with about so many rows; how many rows they have."""
     piece: list[Entry] = []
     count = 0
     for entry in entries:
+        rows = sum(len(run.rows) for run in entry.changes)
+        if piece and count + rows > rows_max:
+            break
         piece.append(entry)
-        count += sum(len(run.rows) for run in entry.changes)
-        if count >= rows_max:
-            yield piece
-            piece, count = [], 0
-    if piece:
-        yield piece
+        count += rows
+    return piece, count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -47,7 +48,7 @@ class ChangeLog:
     Args:
         connection: the agent's connection.
         batch_bytes_max: bytes in one batch.
-        changes_soft_max: a batch ends at the first known end of a transaction after so many changes.
+        changes_soft_max: a batch ends at a known end of a transaction after about so many changes.
         changes_max: changes in one batch, wherever transactions end.
         piece_changes_max, piece_bytes_max: the same of what must be cut anyway.
     """
@@ -195,9 +196,11 @@ class ChangeLog:
         target = first + self._changes_soft_max
         if not self._ends or self._ends[-1] < target or not self._are_inserts():
             return _MAX_ID
-        end = next(end for end in self._ends if end >= target)
-        self._ends = [later for later in self._ends if later >= end]
-        return end
+        after = bisect_left(self._ends, target)
+        # The end before it, if it makes a batch of a good size: receivers are held up less.
+        place = after - 1 if after and self._ends[after - 1] - first >= self._changes_soft_max // 2 else after
+        del self._ends[:place]
+        return self._ends[0]
 
     def _are_inserts(self) -> bool:
         """Whether all changes are inserts."""

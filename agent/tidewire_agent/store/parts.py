@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 
 from tidewire_agent.store.apply import Applier
@@ -47,7 +48,13 @@ class StoreParts:
         self.connection = connection
         self.path = path
         self._settings = settings
-        self.transactions = Transactions(connection, switch, busy_timeout_s=settings.busy_timeout_s)
+        self.turn = threading.Lock()
+        """Whose turn it is to do what takes Python long: this store's, or that of a thread that parses messages.
+
+        Python's sqlite3 lets other threads run at each row. A thread that is busy then keeps the interpreter for a
+        while each time: a write transaction beside it would hold the app's lock fifty times as long.
+        """
+        self.transactions = Transactions(connection, switch, self.turn, busy_timeout_s=settings.busy_timeout_s)
         self._write, self._silently = self.transactions.write, self.transactions.silently
         self._keep(path)
         self.transactions.after_rollback(self.catalogue.registry.reload, self.loads.reload, self.parked.recount)
@@ -63,6 +70,7 @@ class StoreParts:
         )
         self.applier = self._make_applier()
         self.sealer = self._make_sealer()
+        self.transactions.while_waiting(self.changes.saw_commit)
         self.loader = self._make_loader()
         self.verifier = self._make_verifier()
         self.tables = SyncedTables(
@@ -135,7 +143,7 @@ class StoreParts:
             self.dead_letters,
             self.seeds,
             self.loads,
-            rows_max=self._settings.apply_rows_max,
+            lock_ms_max=self._settings.lock_hold_ms_max,
         )
 
     def _make_sealer(self) -> Sealer:
@@ -144,6 +152,7 @@ class StoreParts:
             self.meta,
             self.catalogue,
             self._write,
+            self.turn,
             self.outbox,
             self.dead_letters,
             self.seeds,
@@ -167,7 +176,7 @@ class StoreParts:
             self.parked,
             self.seeds,
             self.loads,
-            lock_ms_max=self._settings.snapshot_lock_ms_max,
+            lock_ms_max=self._settings.lock_hold_ms_max,
         )
 
     def _make_verifier(self) -> Verifier:

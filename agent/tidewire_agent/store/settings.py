@@ -20,7 +20,7 @@ class StoreSettings(BaseModel):
     """About how much the agent writes to the `-wal` file before it moves it into the database (a checkpoint)."""
     batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
     """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
-    changes_per_batch_soft_max: Annotated[int, Field(ge=1)] = 5_000
+    changes_per_batch_soft_max: Annotated[int, Field(ge=1)] = 2_000
     """Where rows are only inserted, a batch ends with a transaction after about so many, if the agent saw one end:
     short batches are applied in a short time. A larger transaction is one batch."""
     changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
@@ -33,11 +33,9 @@ class StoreSettings(BaseModel):
     """Bytes of such a piece, if it holds more than one change."""
     seed_chunk_bytes: Annotated[int, Field(ge=1024)] = 64 * 1024
     """About how many bytes of rows that were there before go into one batch: one MQTT message each."""
-    apply_rows_max: Annotated[int, Field(ge=1)] = 2000
-    """Rows after which applying a long page lets the app write in between (always between whole entries)."""
-    snapshot_lock_ms_max: Annotated[float, Field(gt=0, le=10_000)] = 20.0
-    """How long loading a snapshot may hold the app's write lock at once, in milliseconds: pieces are made to take half
-    of it, which leaves room for rows that cost more than those before."""
+    lock_hold_ms_max: Annotated[float, Field(gt=0, le=10_000)] = 20.0
+    """How long applying entries or loading a snapshot may hold the app's write lock at once, in milliseconds: pieces
+    are made to take half of it, as rows may cost more than those before. An entry is never parted."""
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
     """While less is free on the database's disk, the agent seals and applies nothing, and says so (`disk_low`): what is
     left belongs to the app. It sends what it has, and goes on when there is space. 0 for no reserve."""

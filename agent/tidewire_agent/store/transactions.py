@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,20 +14,32 @@ from tidewire_agent.store.silence import Switch, dropped_triggers
 LOCK_RETRY_S: Final = 0.0005
 """How often a write lock that the app holds is asked for: short against a commit, long against the call itself."""
 
+LOOK_EVERY_S: Final = 0.004
+"""How often, while the lock is waited for, what an app at full speed commits is looked at."""
+
 
 class Transactions:
     """Gives the transactions of one connection.
 
     Args:
+        turn: held in each write transaction, but not while its lock is waited for: see `StoreParts.turn`.
         switch: switches the connection's triggers on and off, and has switched them off; None where there is none.
         busy_timeout_s: how long to wait for the write lock.
     """
 
-    def __init__(self, connection: sqlite3.Connection, switch: Switch | None, *, busy_timeout_s: float) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, switch: Switch | None, turn: threading.Lock, *, busy_timeout_s: float
+    ) -> None:
         self._connection = connection
+        self._turn = turn
         self._switch = switch
         self._busy_timeout_s = busy_timeout_s
         self._reloads: tuple[Callable[[], None], ...] = ()
+        self._look: Callable[[], None] = _nothing
+
+    def while_waiting(self, look: Callable[[], None]) -> None:
+        """Call this now and then while the lock is waited for."""
+        self._look = look
 
     def after_rollback(self, *reloads: Callable[[], None]) -> None:
         """Call these then: what memory holds of the tables may be ahead of what they say again."""
@@ -44,6 +57,8 @@ class Transactions:
             for reload in self._reloads:
                 reload()
             raise
+        finally:
+            self._turn.release()
 
     @contextmanager
     def silently(self) -> Iterator[None]:
@@ -68,17 +83,34 @@ class Transactions:
 
     def _begin(self) -> None:
         """Take the write lock. SQLite's own busy handler backs off to 100 ms: an app without pauses would starve it."""
-        deadline = time.monotonic() + self._busy_timeout_s
+        now = time.monotonic()
+        deadline, look_at = now + self._busy_timeout_s, now + LOOK_EVERY_S
         self._connection.execute("PRAGMA busy_timeout = 0")
         try:
-            while True:
-                try:
-                    self._connection.execute("BEGIN IMMEDIATE")
-                except sqlite3.OperationalError as error:
-                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                        raise
-                    time.sleep(LOCK_RETRY_S)
-                else:
-                    return
+            while not self._try_to_begin(last=now > deadline):
+                time.sleep(LOCK_RETRY_S)
+                now = time.monotonic()
+                if now > look_at:
+                    look_at = now + LOOK_EVERY_S
+                    self._look()
         finally:
             self._connection.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}")
+
+    def _try_to_begin(self, *, last: bool) -> bool:
+        """Whether the transaction has begun, and the turn is held."""
+        self._turn.acquire()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            self._turn.release()
+            if last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        except BaseException:
+            self._turn.release()
+            raise
+        return True
+
+
+def _nothing() -> None:
+    pass

@@ -45,7 +45,7 @@ def sizes(edge: Edge) -> list[int]:
 def test_small_transactions_make_batches_of_about_the_target(edge: Edge) -> None:
     for n in range(12):
         write(edge, n * 3, 3)
-    assert sizes(edge) == [12, 12, 12]
+    assert sizes(edge) == [9, 9, 9, 9]
 
 
 def test_a_large_transaction_is_one_batch(edge: Edge) -> None:
