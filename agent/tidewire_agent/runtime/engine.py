@@ -74,6 +74,9 @@ FileEffect = Follow | ApplyPage | AnswerFresh | Renumber | Heal | AwaitSnapshot 
 DIVERGED_PAUSE_S: Final = 5.0
 """After a page that contradicts the log applied so far, how long until the hub is asked again."""
 
+LARGE_BYTES: Final = 16_384
+"""A larger payload takes longer to parse than it takes to have another thread do it."""
+
 PACE_STEP_S: Final = 0.01
 """While the lock is left alone, how often to look whether the app has paused."""
 
@@ -208,7 +211,10 @@ class Engine:
     async def received(self, topic: str, payload: bytes) -> None:
         """A message came in."""
         rejected = self._inbox.rejected_count
-        received = self._inbox.open(topic, payload)
+        if len(payload) < LARGE_BYTES:
+            received = self._inbox.open(topic, payload)
+        else:
+            received = await self._loop.run_in_executor(None, self._inbox.open_in_turn, topic, payload)
         if received is None:
             if self._inbox.rejected_count != rejected:
                 self._on_change(False)

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from tidewire_agent.session.session import Incoming
 from tidewire_agent.status import RejectedMessage
+from tidewire_agent.turn import TURN
 from tidewire_schemas import codec, topics
 from tidewire_schemas.errors import MessageError, SequenceGap
 from tidewire_schemas.messages import Part
@@ -75,6 +76,11 @@ class Inbox:
             self._reject(topic, payload, MessageError("a part inside a part"))
             return None
         return Received(message, len(payload))  # type: ignore[arg-type]  # the kinds above carry nothing else
+
+    def open_in_turn(self, topic: str, payload: bytes) -> Received | None:
+        """The same, for a thread beside the database's."""
+        with TURN:
+            return self.open(topic, payload)
 
     def drop_parts(self) -> None:
         """Forget unfinished messages, as after a lost connection."""

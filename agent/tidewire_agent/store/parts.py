@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from pathlib import Path
 
 from tidewire_agent.store.apply import Applier
@@ -48,13 +47,7 @@ class StoreParts:
         self.connection = connection
         self.path = path
         self._settings = settings
-        self.turn = threading.Lock()
-        """Whose turn it is to do what takes Python long: this store's, or that of a thread that parses messages.
-
-        Python's sqlite3 lets other threads run at each row. A thread that is busy then keeps the interpreter for a
-        while each time: a write transaction beside it would hold the app's lock fifty times as long.
-        """
-        self.transactions = Transactions(connection, switch, self.turn, busy_timeout_s=settings.busy_timeout_s)
+        self.transactions = Transactions(connection, switch, busy_timeout_s=settings.busy_timeout_s)
         self._write, self._silently = self.transactions.write, self.transactions.silently
         self._keep(path)
         self.transactions.after_rollback(self.catalogue.registry.reload, self.loads.reload, self.parked.recount)
@@ -152,7 +145,6 @@ class StoreParts:
             self.meta,
             self.catalogue,
             self._write,
-            self.turn,
             self.outbox,
             self.dead_letters,
             self.seeds,

@@ -26,6 +26,7 @@ from tidewire_agent.store.reading import snapshot
 from tidewire_agent.store.seeds import Seeds
 from tidewire_agent.store.taken_over import TakenOver
 from tidewire_agent.store.taking_apart import LooseRow
+from tidewire_agent.turn import TURN
 from tidewire_schemas.values import decode_row
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Sealer:
     def _draft(self, now_ms: int) -> Draft | None:
         """What the next batch holds, if there is a change; above the limit of bytes only where that is one change."""
         while True:
-            with snapshot(self._connection):
+            with TURN, snapshot(self._connection):
                 stretch = self._changes.next()
                 if stretch is None:
                     return None

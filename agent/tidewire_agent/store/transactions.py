@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 from tidewire_agent.store.silence import Switch, dropped_triggers
+from tidewire_agent.turn import TURN
 
 LOCK_RETRY_S: Final = 0.0005
 """How often a write lock that the app holds is asked for: short against a commit, long against the call itself."""
@@ -22,16 +22,12 @@ class Transactions:
     """Gives the transactions of one connection.
 
     Args:
-        turn: held in each write transaction, but not while its lock is waited for: see `StoreParts.turn`.
         switch: switches the connection's triggers on and off, and has switched them off; None where there is none.
         busy_timeout_s: how long to wait for the write lock.
     """
 
-    def __init__(
-        self, connection: sqlite3.Connection, switch: Switch | None, turn: threading.Lock, *, busy_timeout_s: float
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, switch: Switch | None, *, busy_timeout_s: float) -> None:
         self._connection = connection
-        self._turn = turn
         self._switch = switch
         self._busy_timeout_s = busy_timeout_s
         self._reloads: tuple[Callable[[], None], ...] = ()
@@ -58,7 +54,7 @@ class Transactions:
                 reload()
             raise
         finally:
-            self._turn.release()
+            TURN.release()
 
     @contextmanager
     def silently(self) -> Iterator[None]:
@@ -98,16 +94,16 @@ class Transactions:
 
     def _try_to_begin(self, *, last: bool) -> bool:
         """Whether the transaction has begun, and the turn is held."""
-        self._turn.acquire()
+        TURN.acquire()
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
-            self._turn.release()
+            TURN.release()
             if last or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
             return False
         except BaseException:
-            self._turn.release()
+            TURN.release()
             raise
         return True
 
