@@ -133,7 +133,7 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     rush_pause_max_s: float = Field(default=2.0, gt=0, le=3600)
     """The longest time for which the changes of such an app gather; as soon as it pauses they travel at once."""
 
-    lock_burst_s: float = Field(default=0.02, gt=0, le=10)
+    lock_burst_s: float = Field(default=0.04, gt=0, le=10)
     """Lock time that may be used at once after a quiet time, so that single writes travel without waiting."""
 
     lock_pause_max_s: float = Field(default=1.0, gt=0, le=3600)

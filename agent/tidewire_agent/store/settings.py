@@ -20,7 +20,7 @@ class StoreSettings(BaseModel):
     """About how much the agent writes to the `-wal` file before it moves it into the database (a checkpoint)."""
     batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
     """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
-    changes_per_batch_soft_max: Annotated[int, Field(ge=1)] = 2_000
+    changes_per_batch_soft_max: Annotated[int, Field(ge=1)] = 1_000
     """Where rows are only inserted, a batch ends with a transaction after about so many, if the agent saw one end:
     short batches are applied in a short time. A larger transaction is one batch."""
     changes_per_batch_max: Annotated[int, Field(ge=1)] = 100_000
