@@ -173,12 +173,23 @@ class Applier:
         An app at full speed commits while the index is made, and while the write lock is waited for: what came
         meanwhile is indexed under the lock only if it is little, and else with the lock given back.
         """
-        self._pending.want(first_values)
+        wanted = False
         for round_ in range(_COVER_ROUNDS_MAX):
+            last = round_ == _COVER_ROUNDS_MAX - 1
             if self._pending.anything():
+                if not wanted:
+                    wanted = True
+                    self._pending.want(first_values)
                 self._pending.cover()
             with self._transaction():
-                if self._pending.uncovered() <= _UNCOVERED_MAX or round_ == _COVER_ROUNDS_MAX - 1:
+                if not wanted and self._pending.anything():
+                    if not last:
+                        continue  # the app has begun to write just now
+                    wanted = True
+                    self._pending.want(first_values)
+                if not wanted:
+                    self._pending.want_all()  # nothing is pending: what is written now may be
+                if last or not wanted or self._pending.uncovered() <= _UNCOVERED_MAX:
                     yield
                     return
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from tidewire_agent.store import capture
 from tidewire_agent.store.catalogue import Catalogue, Synced
@@ -33,6 +33,7 @@ _CREATE: Final = """
         key   BLOB NOT NULL,
         batch INTEGER NOT NULL,
         cols  TEXT,                 -- JSON list of folded columns; NULL: the whole row; []: offered as a seed
+        k     BLOB,                 -- the first value of the key, folded; NULL: unknown
         PRIMARY KEY (t, key, batch, cols)
     )
 """
@@ -41,11 +42,15 @@ _FOLDED: Final = "CASE typeof({0}) WHEN 'text' THEN lower(rtrim({0})) ELSE {0} E
 """Equal for all values that any collation of SQLite holds equal; the few others that it lets through do no harm."""
 _WANT: Final = "INSERT OR IGNORE INTO temp.tidewire_wanted SELECT " + _FOLDED + " WHERE ?1 IS NOT NULL"
 
-_ADD: Final = "INSERT OR IGNORE INTO temp.tidewire_pending (t, key, batch, cols) VALUES (?, ?, ?, ?)"
+_ADD: Final = (
+    "INSERT OR IGNORE INTO temp.tidewire_pending (t, key, batch, cols, k) VALUES (?1, ?2, ?3, ?4, "
+    + _FOLDED.format("?5")
+    + ")"
+)
 
 _OFFERED: Final = "[]"
 
-_Row = tuple[int, bytes, int, str | None]
+_Row = tuple[int, bytes, int, str | None, Any]
 
 
 class Overlay(NamedTuple):
@@ -95,7 +100,9 @@ class Pending:
     def want(self, first_values: Iterable[Value]) -> None:
         """From now on `of` is asked only about rows whose keys begin with one of these values (until `forget`)."""
         values = list(first_values)
-        self._connection.execute("BEGIN")  # one temporary transaction instead of many
+        alone = not self._connection.in_transaction
+        if alone:
+            self._connection.execute("BEGIN")  # one temporary transaction instead of many
         try:
             self._connection.execute("DELETE FROM temp.tidewire_wanted")
             self._connection.executemany(
@@ -104,12 +111,20 @@ class Pending:
             self._connection.executemany(
                 _WANT.format("CAST(?1 AS TEXT)"), ((value.data,) for value in values if type(value) is RawText)
             )
-            self._connection.execute("COMMIT")
+            if alone:
+                self._connection.execute("COMMIT")
         except BaseException:
-            self._connection.rollback()
+            if alone:
+                self._connection.rollback()
             raise
         self._wants = "some" if values else "none"
         self._forget_unsealed()
+
+    def want_all(self) -> None:
+        """`of` may be asked about any row."""
+        if self._wants != "all":
+            self._wants = "all"
+            self._forget_unsealed()
 
     def uncovered(self) -> int:
         """About how many changes have come since `cover`."""
@@ -126,6 +141,16 @@ class Pending:
             self._connection.execute("DELETE FROM temp.tidewire_pending WHERE batch <= ?", (self._released,))
         self._cover_batches()
         self._cover_changes()
+
+    def touches(self) -> bool:
+        """Whether anything that is indexed may be about a row that is wanted."""
+        if self._wants == "none":
+            return False
+        wanted = "" if self._wants == "all" else "AND (k IS NULL OR k IN (SELECT k FROM temp.tidewire_wanted))"
+        found = self._connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM temp.tidewire_pending WHERE batch > ? {wanted})", (self._released,)
+        )
+        return bool(found.fetchone()[0])
 
     def of(self, table_id: int, key: bytes) -> Overlay:
         """What of this row is pending."""
@@ -219,10 +244,9 @@ class Pending:
             cols = _OFFERED if run.op == "seed" else None
             if run.op == "set":
                 cols = json.dumps([fold(name) for name in run.columns[run.key :]])
-            rows.extend(
-                (synced.attached.id, synced.table.key_bytes(tuple(decode_row(row[: run.key]))), batch, cols)
-                for row in run.rows
-            )
+            for row in run.rows:
+                key = tuple(decode_row(row[: run.key]))
+                rows.append((synced.attached.id, synced.table.key_bytes(key), batch, cols, _known(key[0])))
         return rows
 
     def _cover_changes(self) -> None:
@@ -253,10 +277,15 @@ class Pending:
                 continue
             changed = capture.mask_columns(cols, synced.attached.columns) if op == capture.UPDATED else None
             text = None if changed is None else json.dumps(sorted(changed))
-            rows.append((table_id, synced.table.key_bytes(key), _UNSEALED, text))
+            rows.append((table_id, synced.table.key_bytes(key), _UNSEALED, text, _known(key[0])))
         self._connection.executemany(_ADD, rows)
 
     def _is_there(self, synced: Synced, key: tuple[Value, ...]) -> bool:
         where, bound = key_is(synced.table.key, key)
         row = self._connection.execute(f"SELECT 1 FROM {quote(synced.table.name)} WHERE {where}", bound).fetchone()
         return row is not None
+
+
+def _known(value: Value) -> Any:
+    """A value as it can be bound; None for what cannot."""
+    return None if type(value) is RawText else value

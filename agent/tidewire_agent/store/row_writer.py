@@ -69,7 +69,7 @@ class RowWriter:
         self._retried = 0
         """The entry up to which clashing rows were tried again, when there are many."""
         self.overlaid = False
-        """Whether anything is pending locally in the running transaction."""
+        """Whether anything pending locally may be about a row that the running transaction writes."""
 
     def schema_changed(self) -> None:
         """Parked cells of unknown columns may fit now."""
@@ -80,6 +80,7 @@ class RowWriter:
         self.overlaid = self._pending.anything()
         if self.overlaid:
             self._pending.cover()
+            self.overlaid = self._pending.touches()
 
     def apply(self, changes: Iterable[RowChange]) -> None:
         """Apply these rows, deletes before the others."""
