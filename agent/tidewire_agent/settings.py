@@ -130,7 +130,7 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     """The same while an app commits one small transaction after the other without a pause: it tries for the lock in
     every moment, so that each millisecond counts. What it writes gathers meanwhile and travels together."""
 
-    rush_pause_max_s: float = Field(default=2.0, gt=0, le=3600)
+    rush_pause_max_s: float = Field(default=5.0, gt=0, le=3600)
     """The longest time for which the changes of such an app gather; as soon as it pauses they travel at once."""
 
     lock_burst_s: float = Field(default=0.04, gt=0, le=10)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-GAP_S: Final = 0.01
-"""An app that has not committed for so long has paused."""
+GAP_S: Final = 0.03
+"""An app that has not committed for so long has paused: more than a busy machine, or an fsync, stops it for."""
 
 RUSH_AFTER_S: Final = 0.02
 """An app that has committed for so long without pausing is in a rush."""
