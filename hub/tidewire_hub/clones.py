@@ -18,7 +18,10 @@ RETURNS_MIN: Final = 3
 overtaken by the Hello of the next one, makes two of them."""
 
 
-CLONED_HINT: Final = "two live copies of one database: stop one, and start it with another --device and a new file"
+CLONED_HINT: Final = (
+    "two live copies of one database: stop one, make a copy of its database without the device's name"
+    " (`tidewire-agent backup`), and start that under another --device"
+)
 
 
 @dataclass(slots=True)
@@ -52,14 +55,21 @@ class CloneWatch:
         self._alive.pop(boot, None)
         self._forget_returns()
 
-    def clones(self) -> str | None:
+    def others_live(self, boot: str) -> bool:
+        """Whether an agent other than this one is thought alive."""
+        return any(other != boot for other in self._alive)
+
+    def clones(self, device: str) -> str | None:
         """Who runs under this name, None if it is one agent alone."""
         if self._returns < RETURNS_MIN:
             return None
         boots = " and ".join(sorted(boot[:8] for boot in self._alive))
         incarnations = " and ".join(sorted({heard.incarnation[:8] for heard in self._alive.values()}))
         times = "twice" if len(self._alive) == 2 else f"{len(self._alive)} times"
-        return f"it is run {times}: boots {boots}, of incarnation {incarnations}; give one of them another name"
+        return (
+            f"device {device} is run {times}: boots {boots}, of incarnation {incarnations};"
+            " give one of them another name"
+        )
 
     def _forget(self, now_s: float, memory_s: float) -> None:
         silent = [boot for boot, heard in self._alive.items() if now_s - heard.at_s > memory_s]

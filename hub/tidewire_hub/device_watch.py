@@ -47,13 +47,21 @@ class DeviceWatch:
         else:
             message = codec.parse("device_state", payload, bytes_max=len(payload))
             if isinstance(message, DeviceState):
-                self.registry.said_state(session.device, message, None if retained else now.ms)
-                if message.state in ("offline", "stopped"):
-                    session.clones.ended(message.boot)
-                    self._say_clones(session, now)
-                elif not retained:
-                    self.heard(session, message.boot, message.incarnation, now)
+                self._take_state(session, message, now, retained=retained)
         self.save_soon(now)
+
+    def _take_state(self, session: Session, message: DeviceState, now: Now, *, retained: bool) -> None:
+        ended = message.state in ("offline", "stopped")
+        if ended:
+            session.clones.ended(message.boot)
+        if not ended or not session.clones.others_live(message.boot):
+            # Of two agents under one name the one that goes on is shown.
+            self.registry.said_state(session.device, message, None if retained else now.ms)
+        if ended:
+            self._say_clones(session, now)
+        elif not retained:
+            session.met(message.incarnation, message.boot)
+            self.heard(session, message.boot, message.incarnation, now)
 
     def said_hello(self, session: Session, hello: Hello, now: Now) -> None:
         """A device said Hello."""
@@ -75,14 +83,8 @@ class DeviceWatch:
         session.clones.heard(boot, incarnation, now.s, memory_s=self._settings.clone_memory_s)
         self._say_clones(session, now)
 
-    def complain_of_clones(self, session: Session) -> None:
-        """Tell a device that more than one agent speaks under its name, if so."""
-        found = session.clones.clones()
-        if found:
-            self._voice.complain(session, "cloned", found, hint=CLONED_HINT, retry=False)
-
     def _say_clones(self, session: Session, now: Now) -> None:
-        found = session.clones.clones()
+        found = session.clones.clones(session.device)
         record = self.registry.get(session.device)
         known = record.clone if record is not None else None
         if found == known:
@@ -90,10 +92,12 @@ class DeviceWatch:
         self.registry.is_run_by(session.device, found)
         self.save_soon(now)
         if found is None:
-            self._voice.report("info", "one agent runs under this name again", device=session.device)
+            over = "one agent runs under this name again"
+            self._voice.report("info", over, device=session.device)
+            self._voice.complain(session, "hello_needed", over)  # the Welcome tells it so
         else:
             self._voice.report("warning", found, device=session.device)
-            self.complain_of_clones(session)
+            self._voice.complain(session, "cloned", found, hint=CLONED_HINT, retry=False)
 
     def save_soon(self, now: Now) -> None:
         """Something changed that is to be known after a restart."""

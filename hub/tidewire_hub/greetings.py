@@ -78,11 +78,11 @@ class Greetings:
             head=self._situation.head,
             oldest=self._situation.oldest_whole,
             snapshot_advised=self._downloads.snapshot_advised(hello.position),
+            cloned=session.clones.clones(device),
             payload_bytes_max=self._voice.payload_bytes_max,
             batch_bytes_max=self._settings.batch_bytes_max,
         )
         self._voice.tell(device, answer)
-        self._devices.complain_of_clones(session)
         return self._voice.take()
 
     def on_greet_failed(self, device: str, hello: Hello, error: TidewireError, now: Now) -> list[Effect]:

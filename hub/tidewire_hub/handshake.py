@@ -59,6 +59,7 @@ def welcome(
     head: Position,
     oldest: int,
     snapshot_advised: bool = False,
+    cloned: str | None = None,
     payload_bytes_max: int,
     batch_bytes_max: int,
 ) -> Welcome:
@@ -80,6 +81,7 @@ def welcome(
         else _useful(hello.last_sealed, standing.accepted, standing.recent),
         table_problems=standing.table_problems,
         columns_elsewhere=standing.columns_elsewhere,
+        cloned=cloned,
         payload_bytes_max=payload_bytes_max,
         batch_bytes_max=batch_bytes_max,
     )

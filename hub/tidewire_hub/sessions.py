@@ -53,7 +53,9 @@ class Session:
         self.problem_tokens_at = -inf
 
     def met(self, incarnation: str, boot: str) -> None:
-        """A message named these."""
+        """A message named these. An agent has one incarnation at a time."""
+        for other in [life for life, its_boot in self.boots.items() if its_boot == boot]:
+            del self.boots[other]
         self.boots[incarnation] = boot
         self.boots.move_to_end(incarnation)
         while len(self.boots) > INCARNATIONS_MAX:

@@ -286,6 +286,8 @@ class Welcome(Message):
     table_problems: tuple[TableProblem, ...] = ()
     columns_elsewhere: tuple[ColumnsElsewhere, ...] = ()
     """Of the device's tables: columns that it lacks, as far as the hub knows at `head`."""
+    cloned: str | None = None
+    """Which agents run under this device's name, where that is more than one."""
     payload_bytes_max: Annotated[Ordinal, Field(ge=PAYLOAD_BYTES_MIN)]
     """What the hub takes in one message; larger batches come in parts."""
     batch_bytes_max: Annotated[Ordinal, Field(ge=PAYLOAD_BYTES_MIN)]

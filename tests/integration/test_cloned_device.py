@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from support.agent_process import AgentProcess, make_database, wait_rows
 from support.broker import Mosquitto
@@ -12,9 +13,14 @@ from support.hub_process import HubProcess, tidewire_hub
 from support.waiting import wait_for
 
 
-def clone_of(hub: HubProcess) -> str | None:
+def shown(hub: HubProcess) -> dict[str, Any]:
     (record,) = map(json.loads, tidewire_hub("devices", "--data", hub.data, "--json").stdout.splitlines())
-    found: str | None = record["clone"]
+    found: dict[str, Any] = record
+    return found
+
+
+def clone_of(hub: HubProcess) -> str | None:
+    found: str | None = shown(hub)["clone"]
     return found
 
 
@@ -51,7 +57,14 @@ def test_a_copied_card_is_named_at_the_hub_and_by_both_agents_and_a_restart_is_n
                 wait_for(both_say_so, 40, what="both agents say that they are two", every_s=0.2)
                 for path in (first, second):
                     wait_rows(path, sorted([("a", 1.0), *written]))
-                wait_for(lambda: "it is run twice" in (clone_of(hub) or ""), what="the hub names it", every_s=0.1)
-                assert "it is run twice: boots" in hub.log
+                said = "device till-7 is run twice: boots"
+                wait_for(lambda: said in (clone_of(hub) or ""), what="the hub names it", every_s=0.1)
+                assert said in hub.log
+                assert "over: device till-7 is run twice" not in one.log + two.log
+                two.stop()
                 copy.close()
+            wait_for(lambda: clone_of(hub) is None, what="the hub sees one agent again", every_s=0.1)
+            wait_for(lambda: "cloned" not in one.problems, what="so does the agent that goes on", every_s=0.1)
+            wait_for(lambda: shown(hub)["state"] == "live", what="that one is shown", every_s=0.1)
+            assert shown(hub)["boot"] == one.status.boot
         app.close()

@@ -47,7 +47,7 @@ from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
 ROWS_DIFFER: Final = "rows_differ"
 """Code of the problem that says that rows are not as the log says."""
 
-_KEEPS_FROM_ASKING: Final = frozenset({BROKER, SubscriptionDenied.code, *complaints.SOLVED_BY_WELCOME}) - {"cloned"}
+_KEEPS_FROM_ASKING: Final = frozenset({BROKER, SubscriptionDenied.code, *complaints.SOLVED_BY_WELCOME})
 """Codes of problems that are in the way of a handshake."""
 
 _ASKED_TIMES: Final = 3

@@ -51,12 +51,14 @@ SOLVED_BY_WELCOME: Final = (
     "log_lost_its_end",
     "leader_stale",
     "hub_problem",
-    "cloned",
     HUB_BUSY,
 )
 """What is no longer wrong once a hub has welcomed the device."""
 
 TABLES_REFUSED: Final = "tables_refused"
+
+CLONED: Final = "cloned"
+"""The hub says when it is so, and in each Welcome for as long as it is."""
 
 
 def tables_refused(problems: Sequence[TableProblem]) -> Trouble:
@@ -69,6 +71,15 @@ def tables_refused(problems: Sequence[TableProblem]) -> Trouble:
 def hub_busy(busy: str) -> Trouble:
     """The hub says that its answers take long, and why."""
     return Trouble(HUB_BUSY, f"the hub is busy: {busy}", "wait: nothing is lost, it goes on by itself")
+
+
+def cloned(text: str) -> Trouble:
+    """More than one agent runs under this device's name."""
+    hint = (
+        "two live copies of one database: stop one, make a copy of its database without the device's name"
+        " (`tidewire-agent backup`), and start that under another --device"
+    )
+    return Trouble(CLONED, text, hint)
 
 
 def leader_stale(epoch: int, known: int) -> Trouble:

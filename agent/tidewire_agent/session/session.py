@@ -273,6 +273,10 @@ class Session:
             here.say(complaints.tables_refused(welcome.table_problems))
         else:
             here.clear(complaints.TABLES_REFUSED)
+        if welcome.cloned:
+            here.say(complaints.cloned(welcome.cloned))
+        else:
+            here.clear(complaints.CLONED)
         here.log, here.epoch = welcome.log, welcome.epoch
         here.do(
             Follow(welcome.log, welcome.epoch, welcome.head),
@@ -320,8 +324,8 @@ class Session:
                 self._doubt_if(here.follows, now)
             case "log_unknown" | "epoch_impossible" if self.state in ASKING:
                 self._halt(Trouble("log_foreign", problem.message, problem.hint))
-            case "cloned":  # holds until a Welcome comes without it
-                here.say(Trouble("cloned", f"device {problem.message}", problem.hint))
+            case complaints.CLONED:  # holds until a Welcome comes without it
+                here.say(complaints.cloned(problem.message))
             case _:
                 if problem.batch and problem.batch <= here.sealed and here.follows:
                     self._chain.cannot_take(problem.batch)
