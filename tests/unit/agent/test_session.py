@@ -284,19 +284,6 @@ def test_tables_that_the_hub_refuses_are_a_problem_and_hold_nothing_up() -> None
     assert ClearProblem("tables_refused") in made.welcomed(welcome(), {}, 1.0)
 
 
-def test_that_a_device_is_cloned_stands_from_when_it_is_said_until_a_welcome_without_it() -> None:
-    target = live()
-    said = "device till is run twice: boots 1 and 2"
-    (first,) = only(feed(target, problem("cloned", message=said)), SayProblem)
-    assert first.trouble.message == said
-    target.reintroduce(Standing(ME, LOG, EPOCH, START, 0), 1.0)
-    effects = target.welcomed(welcome(cloned=said), {}, 1.0)
-    assert only(effects, SayProblem) == [first]  # the same again, which is not told twice
-    assert ClearProblem("cloned") not in effects
-    feed(target, problem("hello_needed"), 2.0)
-    assert ClearProblem("cloned") in target.welcomed(welcome(), {}, 3.0)
-
-
 def test_a_leader_not_heard_before_is_greeted_without_waiting_out_the_backoff() -> None:
     made = session()
     made.connected(0.0)
