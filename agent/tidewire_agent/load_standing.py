@@ -24,3 +24,5 @@ class LoadStanding(NamedTuple):
     """How many chunks of its tables are loaded."""
     chunks: int
     """How many chunks its tables have."""
+    least: int = 0
+    """While tables wait for a manifest: the entry that the snapshot must hold."""

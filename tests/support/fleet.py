@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.snapshots import FleetSnapshot
 from tidewire_agent.runtime import filework
 from tidewire_agent.session.chain import parted
 from tidewire_agent.store.edge_store import EdgeStore
@@ -124,7 +125,11 @@ class Fleet:
             sealed = edge.store.last_sealed
             fork = parted(welcome, edge.store.batches.digests_of(points), sealed.batch if sealed else 0)
             if fork is None:
-                edge.store.follow(welcome.log, welcome.epoch, welcome.head)
+                edge.store.follow(welcome.log, welcome.epoch, welcome.head, welcome.columns_elsewhere)
+                if edge.store.checkpoint.seq + 1 < welcome.oldest:
+                    FleetSnapshot(self).take(edge)
+                elif edge.store.replay_from.seq + 1 < welcome.oldest:
+                    edge.store.load_wait()
                 return
             edge.store.renumber(fork.after, fork.digest)
         raise AssertionError("the handshake comes to no end")
@@ -139,7 +144,7 @@ class Fleet:
             log=self.stream.log_id,
             epoch=self.stream.epoch,
             head=self.stream.head,
-            oldest=self.stream.oldest,
+            oldest=max(self.stream.oldest, self.stream.whole_since + 1),
             payload_bytes_max=PAGE_BYTES_MAX,
             batch_bytes_max=2**24,
         )
@@ -191,13 +196,17 @@ class Fleet:
         return self.stream.sequence([Incoming(edge.device, batch.payload) for batch in batches], NOW_MS)
 
     def pull(self, edge: Edge, *, until: int | None = None) -> None:
-        """Apply what the log has, up to an entry; nothing while a snapshot of all tables is being loaded."""
+        """Apply what the log has, up to an entry, and take the tables that wait for a snapshot; nothing while one of
+        all tables is being loaded."""
         if edge.store.refresh() or edge.store.epoch != self.stream.epoch:
             self.hello(edge)
         if edge.store.loading is not None and edge.store.loading.whole:
             return
         while (start := edge.store.replay_from) != self.stream.head and (until is None or start.seq < until):
             edge.store.apply(self.page(start, until=until))
+        loading = edge.store.loading
+        if loading is not None and loading.snapshot is None and until is None:
+            FleetSnapshot(self).take(edge, whole=False)
 
     def page(self, start: Position, *, until: int | None = None) -> Page:
         """The page that follows a position."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from support.fleet import Edge, Fleet
 from tidewire_schemas.codec import rows_digest
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import IncludedBatch, Snapshot, SnapshotChunk, SnapshotTable
+
+if TYPE_CHECKING:
+    from support.fleet import Edge, Fleet
 
 BOOT = "b" * 32
 

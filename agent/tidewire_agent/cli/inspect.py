@@ -105,6 +105,8 @@ def _table_lines(table: dict[str, Any]) -> list[str]:
     for count, what in ((table["waiting"], "changes wait to be sent"), (table["parked"], "changes wait to fit")):
         if count:
             line += f", {count} {what}"
+    if table["columns_elsewhere"]:
+        line += f"; columns not here: {', '.join(table['columns_elsewhere'])}"
     return [line, f"  {table['problem']}"] if table["problem"] else [line]
 
 

@@ -341,8 +341,8 @@ class Engine:
             match await self._to_file.get():
                 case ApplyPage(page):
                     await self._apply(page)
-                case Follow(log, epoch, head):
-                    await self.patiently(partial(self._database.run, EdgeStore.follow, log, epoch, head))
+                case Follow(log, epoch, head, elsewhere):
+                    await self.patiently(partial(self._database.run, EdgeStore.follow, log, epoch, head, elsewhere))
                     self.wake()  # tables that were waiting for a head may have seeds to offer now
                 case AnswerFresh(nonce, head):
                     await self.patiently(partial(self._database.run, filework.answer_fresh, nonce, head))
@@ -460,7 +460,7 @@ class Engine:
                         await self._ask(
                             ReplayRequest(incarnation=self.incarnation, boot=self._boot, position=position, pages=pages)
                         )
-                    case RequestSnapshot(snapshot, tables, first, chunks):
+                    case RequestSnapshot(snapshot, tables, first, chunks, least):
                         await self._ask(
                             SnapshotRequest(
                                 incarnation=self.incarnation,
@@ -469,6 +469,7 @@ class Engine:
                                 tables=tables,
                                 first=first,
                                 chunks=chunks,
+                                least=least,
                             )
                         )
                     case AskFresh(nonce):

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from tidewire_agent.session.states import State
 from tidewire_agent.store.taking_apart import TakeApart
-from tidewire_schemas.messages import ChainPoint, Page
+from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Page
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
 
@@ -81,6 +81,8 @@ class RequestSnapshot:
     tables: tuple[str, ...] | None
     first: int
     chunks: int
+    least: int = 0
+    """An entry that the snapshot must hold, where the newest is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class Follow:
     log: str
     epoch: int
     head: Position
+    elsewhere: tuple[ColumnsElsewhere, ...] = ()
+    """Columns that other devices have."""
 
 
 @dataclass(frozen=True, slots=True)

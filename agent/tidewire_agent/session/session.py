@@ -279,7 +279,7 @@ class Session:
             here.clear(complaints.CLONED)
         here.log, here.epoch = welcome.log, welcome.epoch
         here.do(
-            Follow(welcome.log, welcome.epoch, welcome.head),
+            Follow(welcome.log, welcome.epoch, welcome.head, welcome.columns_elsewhere),
             Limits(welcome.payload_bytes_max, welcome.batch_bytes_max),
         )
         self._uplink.go_on_after(0 if welcome.accepted is None else welcome.accepted.batch)

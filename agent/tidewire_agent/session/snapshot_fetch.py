@@ -134,7 +134,7 @@ class SnapshotFetch:
 
     def take_manifest(self, manifest: Snapshot, position: Position, now: float) -> list[Effect]:
         """A manifest came."""
-        if not self.wanted or self.busy or self._snapshot is not None:
+        if not self.wanted or self.busy or self._snapshot is not None or manifest.position.seq < self._least:
             return []
         self._manifest = manifest
         self._overdue = 0
@@ -183,6 +183,10 @@ class SnapshotFetch:
     # ── what to do next ───────────────────────────────────────────────────────────────────────────────────────────
 
     @property
+    def _least(self) -> int:
+        return 0 if self._standing is None else self._standing.least
+
+    @property
     def _snapshot(self) -> str | None:
         return None if self._standing is None else self._standing.snapshot
 
@@ -206,12 +210,14 @@ class SnapshotFetch:
     def _begin(self, position: Position, now: float) -> list[Effect]:
         if self.busy:
             return []
+        if self._manifest is not None and self._manifest.position.seq < self._least:
+            self._manifest = None
         if self._manifest is None:
             if self.deadline != inf:
                 return []
             self.deadline = now + self._timeout_s
             # Of all tables: the answer may come so late that others are wanted by then.
-            return [RequestSnapshot(None, None, 0, 0)]
+            return [RequestSnapshot(None, None, 0, 0, self._least)]
         if not self.whole and self._manifest.position.seq > position.seq:
             return []  # the log leads there
         manifest, self._manifest = self._manifest, None

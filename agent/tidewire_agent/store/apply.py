@@ -112,14 +112,6 @@ class Applier:
         self._loads = loads
         self._piece = PieceSize(lock_ms_max)
 
-    def schema_changed(self) -> None:
-        """Parked cells of unknown columns may fit now: try them."""
-        self._rows.schema_changed()
-        if self._parked.count:
-            with self._transaction(), self._silently():
-                self._rows.look_at_pending()
-                self._rows.retry_parked()
-
     @property
     def replay_from(self) -> Position:
         """The position from which entries are needed: behind the checkpoint while a new table is taken over."""

@@ -3,7 +3,8 @@
 `PRAGMA schema_version` moves with every change of the schema, whoever makes it. Then the definitions are read again,
 the triggers made anew, and in the same transaction what they missed is captured:
 
-    a column was added, or renamed     rows in which it differs from its default are changes
+    a column was added, or renamed     rows in which it differs from its default are changes; but where other devices
+                                       have values of it already, the table takes its rows anew (`elsewhere.py`)
     the table was rebuilt              (it is there, its triggers are not) every row is sent whole, and the hub's rows
                                        are taken once more below that: only true differences remain
     the table is gone                  it is marked missing and a person is told; nothing is deleted elsewhere
@@ -20,6 +21,7 @@ from typing import Final, NamedTuple
 
 from tidewire_agent.errors import TableNotSyncable
 from tidewire_agent.store import capture
+from tidewire_agent.store.elsewhere import Elsewhere
 from tidewire_agent.store.meta import Attached, Meta, Registry, trim_marks
 from tidewire_agent.store.sql import names, placeholders, quote
 from tidewire_agent.store.tables import KV_TABLE, Table, read_table, user_tables
@@ -68,6 +70,7 @@ class Catalogue:
         self._transaction = transaction
         self._allow_unkept_unique = allow_unkept_unique
         self.registry = Registry(connection)
+        self.elsewhere = Elsewhere(connection, meta)
         self._definitions: dict[int, Table] = {}
         self.schema_version = -1
 
@@ -132,6 +135,7 @@ class Catalogue:
             "DELETE FROM tidewire_change WHERE t = ?",
             "DELETE FROM tidewire_touched WHERE t = ?",
             "DELETE FROM tidewire_parked WHERE t = ?",
+            "DELETE FROM tidewire_elsewhere WHERE t = ?",
             "DELETE FROM tidewire_loading WHERE t = ?",
             "DELETE FROM tidewire_table WHERE id = ?",
         ):
@@ -184,6 +188,7 @@ class Catalogue:
             return AttachReport(name, attached=False, reason=str(error))
         if known is not None:
             self._connection.execute("DELETE FROM tidewire_table WHERE id = ?", (known.id,))
+            self.elsewhere.forget(known.id)
         has_rows = self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote(table.name)})").fetchone()[0]
         behind = self._meta.checkpoint != START
         table_id = self._connection.execute(
@@ -256,6 +261,7 @@ class Catalogue:
 
     def _mark_missing(self, attached: Attached, reason: str) -> None:
         self._stop_loading(attached)
+        self.elsewhere.forget(attached.id)
         moved = {on for _name, on in capture.installed(self._connection, attached.id)}
         capture.remove(self._connection, attached.id)
         new_name = next(iter(moved), None)
@@ -273,6 +279,8 @@ class Catalogue:
         columns = _kept_places(attached.columns, table)
         capture.install(self._connection, attached.id, table, columns)
         self._capture(attached.id, capture.WHOLE, table, "NULL", "1")
+        self.elsewhere.has_now(attached.id, table.by_name.keys(), ())
+        self.elsewhere.settle(attached.id)
         cursor = None if self._meta.checkpoint == START else START
         self.registry.update(
             attached.id,
@@ -288,8 +296,12 @@ class Catalogue:
         columns = _kept_places(attached.columns, table)
         capture.install(self._connection, attached.id, table, columns)
         known = {fold(name) for name in attached.columns}
+        new = [name for name in table.by_name if name not in known]
+        others = self.elsewhere.lacking(attached.id)
+        if self.elsewhere.has_now(attached.id, table.by_name.keys(), new):
+            self._stop_loading(attached)
         for place, name in enumerate(columns):
-            if fold(name) in known or fold(name) not in table.by_name:
+            if fold(name) not in new or fold(name) in others:
                 continue
             column = table.by_name[fold(name)]
             default = column.default_sql if column.default is not None and column.default_sql else "NULL"
@@ -368,6 +380,10 @@ def _renamed(old: str, new: str, *, followed: bool) -> str:
 
 
 def _kept_places(known: Sequence[str], table: Table) -> list[str]:
-    """The columns whose places are the bits of masks: old ones keep theirs, so that waiting changes stay readable."""
+    """The columns whose places are the bits of masks: old ones keep theirs, so that waiting changes stay readable.
+
+    A column that is gone leaves an empty place: one that comes under its name later is another.
+    """
     present = {fold(name) for name in known}
-    return [*known, *(name for name in table.column_names if fold(name) not in present)]
+    kept = [name if fold(name) in table.by_name else "" for name in known]
+    return [*kept, *(name for name in table.column_names if fold(name) not in present)]

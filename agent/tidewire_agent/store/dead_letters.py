@@ -141,6 +141,11 @@ class DeadLetters:
             detail=f"{letter.detail}; not kept, above dead_letter_bytes_max={self._bytes_max}: {', '.join(left_out)}",
         )
 
+    @property
+    def room(self) -> int:
+        """How many fit without pushing one out."""
+        return max(0, self._rows_max - self.count())
+
     def count(self) -> int:
         """How many there are."""
         return int(self._connection.execute("SELECT count(*) FROM tidewire_dead").fetchone()[0])

@@ -32,7 +32,7 @@ from tidewire_agent.store.silence import trigger_switch
 from tidewire_agent.store.snapshot_loader import LoadStep
 from tidewire_agent.store.taking_apart import TakeApart
 from tidewire_agent.store.verify import TableDigest
-from tidewire_schemas.messages import ChainPoint, LastSealed, Page
+from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, LastSealed, Page
 from tidewire_schemas.names import check_topic_name
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
@@ -87,6 +87,7 @@ class EdgeStore:
                 prepare(connection, device)
                 parts = StoreParts(connection, path, settings, switch)
                 parts.catalogue.refresh()
+                parts.tables.await_columns()
             except BaseException:
                 connection.close()
                 raise
@@ -228,9 +229,10 @@ class EdgeStore:
 
     # ── down ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def follow(self, log_id: str, epoch: int, head: Position) -> None:
-        """Remember what a Welcome said: the log, its epoch, and how far it goes."""
+    def follow(self, log_id: str, epoch: int, head: Position, elsewhere: Sequence[ColumnsElsewhere] = ()) -> None:
+        """Remember what a Welcome said: the log, its epoch, how far it goes, and columns that other devices have."""
         with self._fresh_schema(), self._parts.transactions.write():
+            self.tables.told(elsewhere, head.seq)
             self._meta.set(log_id=log_id, heard_epoch=max(epoch, self.epoch))
             self._parts.seeds.aim(head.seq)
             self._parts.seeds.advance(self.replay_from)

@@ -76,17 +76,20 @@ def fall_back(connection: sqlite3.Connection, meta: Meta, common: Position, offe
     connection.execute(_SEEN_NO_MORE, (*common, common.seq))
     connection.execute("DELETE FROM tidewire_touched")
     connection.execute("DELETE FROM tidewire_parked")
+    connection.execute("UPDATE tidewire_elsewhere SET arrived = 0 WHERE arrived IS NOT NULL")
+    meta.set(elsewhere_at=0)
     from_start: tuple[int | None, int | None] = START if common != START else (None, None)
     connection.execute(_TAKE_ANEW, (offered + 1, *from_start))
 
 
 def take_another_log(connection: sqlite3.Connection, meta: Meta) -> None:
     """In the caller's transaction: stand before the start of whatever log comes, with rows that it may not have."""
-    for table in ("tidewire_change", "tidewire_mark", "tidewire_touched", "tidewire_parked"):
+    for table in ("tidewire_change", "tidewire_mark", "tidewire_touched", "tidewire_parked", "tidewire_elsewhere"):
         connection.execute(f"DELETE FROM {table}")
     connection.execute(_TAKE_ALL)
     meta.checkpoint = START
-    meta.set(log_id=None, heard_epoch=0, history=None, healing=None, drained=meta.number("drained") + 1)
+    meta.set(log_id=None, heard_epoch=0, history=None, healing=None, elsewhere_at=0)
+    meta.set(drained=meta.number("drained") + 1)
 
 
 def anew(kept: Kept, common: Position, *, lost: bool) -> Iterator[Anew]:

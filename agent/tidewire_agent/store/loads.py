@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from tidewire_agent.load_standing import LoadStanding
 from tidewire_agent.store.catalogue import Catalogue, Synced
 from tidewire_agent.store.meta import Meta
-from tidewire_schemas.positions import START, Position
+from tidewire_schemas.positions import Position
 from tidewire_schemas.values import Value, decode, encode
 
 Stage = Literal["waiting", "loading", "sweeping", "loaded", "ended"]
@@ -35,6 +35,7 @@ class TableLoad:
     table_id: int
     whole: bool
     position: Position
+    """Of the snapshot; while it waits for one, `seq` is the entry that it must hold."""
     stage: Stage
     first: int
     chunks: int
@@ -119,6 +120,7 @@ class Loads:
             missing=tuple(range(load.next, load.end) for load in loads if load.stage == "loading"),
             loaded=sum(load.next - load.first for load in loads if load.stage != "waiting"),
             chunks=sum(load.chunks for load in loads if load.stage != "waiting"),
+            least=max((load.position.seq for load in loads if load.stage == "waiting"), default=0),
         )
 
     def is_loaded(self, load: TableLoad, key: bytes) -> bool:
@@ -127,10 +129,10 @@ class Loads:
 
     # ── what changes it ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def wait(self, table_ids: Iterable[int]) -> None:
-        """These tables take a snapshot before they follow the log again."""
-        for table_id in table_ids:
-            self._add(table_id, whole=False, position=START, stage="waiting", first=0, chunks=0)
+    def wait(self, tables: Mapping[int, int]) -> None:
+        """These tables take a snapshot that holds the entry given for each, before they follow the log again."""
+        for table_id, least in tables.items():
+            self._add(table_id, whole=False, position=Position(0, least), stage="waiting", first=0, chunks=0)
         self.reload()
 
     def begin(self, snapshot: str, position: Position, *, whole: bool, included: int) -> None:

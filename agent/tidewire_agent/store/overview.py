@@ -19,13 +19,21 @@ _ATTACHED: Final = """
             WHEN state IN ('taking', 'offering', 'synced')
                 AND NOT EXISTS (SELECT 1 FROM tidewire_meta WHERE name = 'log_id' AND value IS NOT NULL)
             THEN 'not_connected'
-            WHEN state = 'synced' AND cursor_seq IS NOT NULL THEN 'taking'
+            WHEN state = 'synced' AND (
+                cursor_seq IS NOT NULL
+                OR EXISTS (SELECT 1 FROM tidewire_elsewhere AS e WHERE e.t = a.id AND e.arrived IS NOT NULL)
+            ) THEN 'taking'
             ELSE state
         END,
         (SELECT count(*) FROM tidewire_change AS c WHERE c.t = a.id),
         (SELECT count(*) FROM tidewire_parked AS p WHERE p.t = a.id),
         problem
     FROM tidewire_table AS a ORDER BY name
+"""
+
+_ELSEWHERE: Final = """
+    SELECT a.name, e.name FROM tidewire_table AS a JOIN tidewire_elsewhere AS e ON e.t = a.id
+    WHERE e.arrived IS NULL ORDER BY e.name
 """
 
 _WANTED: Final = "SELECT value FROM tidewire_meta WHERE name = 'wanted'"
@@ -45,6 +53,8 @@ class TableOverview(NamedTuple):
     """Changes of other devices that do not fit yet."""
     problem: str | None
     """Why it is not synced, with what to do."""
+    columns_elsewhere: tuple[str, ...] = ()
+    """Columns that other devices have and this one has not: their values are not here."""
 
 
 _WAITING: Final = """
@@ -78,7 +88,13 @@ def database_of(connection: sqlite3.Connection) -> dict[str, Any]:
 
 def tables_of(connection: sqlite3.Connection, *, allow_unkept_unique: bool) -> list[TableOverview]:
     """All of them; writes nothing."""
-    found = [TableOverview(*row) for row in connection.execute(_ATTACHED)]
+    elsewhere: dict[str, list[str]] = {}
+    for name, column in connection.execute(_ELSEWHERE):
+        elsewhere.setdefault(name, []).append(column)
+    found = [
+        TableOverview(*row)._replace(columns_elsewhere=tuple(elsewhere.get(row[0], ())))
+        for row in connection.execute(_ATTACHED)
+    ]
     there = {fold(table.table) for table in found}
     wanted = connection.execute(_WANTED).fetchone()
     missing = [name for name in json.loads(wanted[0] if wanted else "[]") if fold(name) not in {*there, ALL_TABLES}]

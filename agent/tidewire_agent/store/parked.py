@@ -1,7 +1,7 @@
 """Parked changes: what the log says and this table cannot take yet.
 
-A column that this device does not have, or a UNIQUE clash with a local row that is not judged yet. Later changes of the
-row are folded in, and all is tried again when that can help.
+A UNIQUE clash with a local row that is not judged yet. Later changes of the row are folded in, and all is tried again
+when that can help.
 """
 
 from __future__ import annotations

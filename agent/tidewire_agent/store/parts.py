@@ -6,6 +6,7 @@ import sqlite3
 from pathlib import Path
 
 from tidewire_agent.store.apply import Applier
+from tidewire_agent.store.arrivals import Arrivals
 from tidewire_agent.store.catalogue import Catalogue
 from tidewire_agent.store.change_log import ChangeLog
 from tidewire_agent.store.checkpoint import WalCheckpoint
@@ -50,7 +51,9 @@ class StoreParts:
         self.transactions = Transactions(connection, switch, busy_timeout_s=settings.busy_timeout_s)
         self._write, self._silently = self.transactions.write, self.transactions.silently
         self._keep(path)
-        self.transactions.after_rollback(self.catalogue.registry.reload, self.loads.reload, self.parked.recount)
+        self.transactions.after_rollback(
+            self.catalogue.registry.reload, self.catalogue.elsewhere.reload, self.loads.reload, self.parked.recount
+        )
         self.rows = RowWriter(
             connection,
             self.catalogue,
@@ -61,6 +64,7 @@ class StoreParts:
             self.seeds,
             parked_rows_max=settings.parked_rows_max,
         )
+        self.arrivals = Arrivals(connection, self.catalogue, self.pending, self.dead_letters, self.seeds, self.rows)
         self.applier = self._make_applier()
         self.sealer = self._make_sealer()
         self.transactions.while_waiting(self.changes.saw_commit)
@@ -74,7 +78,6 @@ class StoreParts:
             self.parked,
             self.loads,
             self.rows,
-            self.applier,
         )
         self.recovery = Recovery(
             connection,
@@ -164,6 +167,7 @@ class StoreParts:
             self.applier,
             self.outbox,
             self.rows,
+            self.arrivals,
             self.pending,
             self.parked,
             self.seeds,

@@ -24,12 +24,7 @@ from tidewire_schemas.messages import Entry
 from tidewire_schemas.names import fold
 from tidewire_schemas.values import Value, decode_row, encode
 
-UNKNOWN_COLUMN: Final = "unknown_column"
 CONSTRAINT: Final = "constraint"
-_WAITS_FOR: Final = {
-    UNKNOWN_COLUMN: "in part, for columns that it does not have here",
-    CONSTRAINT: "as they clash with rows here",
-}
 
 RETRIED_ROWS_MAX: Final = 500
 """Clashing rows tried again at the end of one transaction: bounds how long that holds the app's write lock."""
@@ -65,15 +60,10 @@ class RowWriter:
         self._dead_letters = dead_letters
         self._seeds = seeds
         self._parked_rows_max = parked_rows_max
-        self._retry_unknown = True
         self._retried = 0
         """The entry up to which clashing rows were tried again, when there are many."""
         self.overlaid = False
         """Whether anything pending locally may be about a row that the running transaction writes."""
-
-    def schema_changed(self) -> None:
-        """Parked cells of unknown columns may fit now."""
-        self._retry_unknown = True
 
     def look_at_pending(self) -> None:
         """Learn what is pending now, at the beginning of a transaction."""
@@ -109,7 +99,7 @@ class RowWriter:
         if overlay.whole:
             if overlay.only_unsealed:
                 self._set_aside(change, key)
-            else:  # the log will judge the batch that holds the row; cells of columns that it has not are not in that
+            else:  # the log will judge the batch that holds the row
                 self._settle(change, key)
             return True
         if change.op == "delete":
@@ -148,17 +138,18 @@ class RowWriter:
         self._settle(change, key)
 
     def _settle(self, change: RowChange, key: bytes) -> None:
-        """A change is in the table: older parked ones of the row are obsolete, cells of unknown columns wait."""
+        """A change is in the table: older parked ones of the row are obsolete."""
         table_id = change.synced.attached.id
         if change.op != "set":
             self._parked.drop(table_id, key)
         elif (parked := self._parked.get(table_id, key)) is not None:
             self._supersede(parked, change.columns)
+        self._pass_over(change)
+
+    def _pass_over(self, change: RowChange) -> None:
+        """Cells of columns that the table does not have are not taken: that there are such columns is remembered."""
         if change.unknown:
-            width = len(change.synced.table.key)
-            of_key = {fold(n): encode(v) for n, v in zip(change.columns[:width], change.key, strict=True)}
-            cells = {**of_key, **change.unknown}
-            self._parked.fold(ParkedRow(table_id, key, "set", cells, UNKNOWN_COLUMN, change.seq))
+            self._catalogue.elsewhere.note(change.synced.attached.id, change.unknown, change.seq)
 
     def _apply_together(self, clashing: Sequence[RowChange]) -> None:
         """Rows that clash one by one may fit together: take them all out, then put them in."""
@@ -300,9 +291,8 @@ class RowWriter:
     def _park(self, change: RowChange, key: bytes, reason: str) -> None:
         op: ParkedOp = "set" if change.op == "set" else "put"
         cells = {fold(name): encode(value) for name, value in change.named.items()}
-        self._parked.fold(
-            ParkedRow(change.synced.attached.id, key, op, {**cells, **change.unknown}, reason, change.seq)
-        )
+        self._parked.fold(ParkedRow(change.synced.attached.id, key, op, cells, reason, change.seq))
+        self._pass_over(change)
 
     def _supersede(self, parked: ParkedRow, columns: Sequence[str]) -> None:
         """Parked cells that a later change has written are obsolete."""
@@ -315,15 +305,12 @@ class RowWriter:
         self._parked.drop(parked.table_id, parked.key)
         if len(left) > width:
             if parked.reason == OVERLAID:  # the row it was set aside under stays: what is left changes that
-                parked = parked._replace(op="set", reason=UNKNOWN_COLUMN)
+                parked = parked._replace(op="set", reason=CONSTRAINT)
             self._parked.fold(parked._replace(cells=left))
 
     def to_retry(self) -> list[ParkedRow]:
         """What `retry_parked` would try now."""
-        waiting = self._parked.of_reason(CONSTRAINT, after=self._retried, limit=RETRIED_ROWS_MAX)
-        if self._retry_unknown:
-            waiting += self._parked.of_reason(UNKNOWN_COLUMN, after=0, limit=self._parked_rows_max)
-        return waiting
+        return self._parked.of_reason(CONSTRAINT, after=self._retried, limit=RETRIED_ROWS_MAX)
 
     def _judged(self, parked: ParkedRow, synced: Synced, key: bytes) -> bool:
         """Whether a row was set aside under a local one that the log has judged since."""
@@ -332,18 +319,13 @@ class RowWriter:
     def retry_parked(self) -> None:
         """Try what is parked again, where something may have changed."""
         waiting = self.to_retry()
-        clashing = [parked for parked in waiting if parked.reason == CONSTRAINT]
-        self._retried = clashing[-1].seq if len(clashing) == RETRIED_ROWS_MAX else 0
-        self._retry_unknown = False
+        self._retried = waiting[-1].seq if len(waiting) == RETRIED_ROWS_MAX else 0
         changes = []
         for parked in waiting:
             synced = self._catalogue.by_id(parked.table_id)
-            change = None if synced is None else from_parked(synced, parked)
-            if change is not None and len(change.columns) == len(change.synced.table.key) and change.unknown:
-                continue  # none of its columns is here yet
             self._parked.drop(parked.table_id, parked.key)
-            if change is not None:
-                changes.append(change)
+            if synced is not None:
+                changes.append(from_parked(synced, parked))
         # One that fits now may make room for another.
         while len(left := [change for change in changes if not self._apply_row(change)]) < len(changes):
             changes = left
@@ -365,7 +347,7 @@ class RowWriter:
             table_id,
             state="behind",
             problem=f"table {attached.name!r} is behind: more than parked_rows_max={self._parked_rows_max} changes of"
-            " other devices do not fit it; add the columns it lacks, or mend the rows that clash, then attach it again",
+            " other devices clash with its rows; mend these, then attach it again",
         )
 
     def problems(self) -> list[str]:
@@ -373,8 +355,10 @@ class RowWriter:
         found = []
         for table_id, reason, rows in self._parked.by_table():
             attached = self._catalogue.registry.by_id.get(table_id)
-            if attached is not None and reason in _WAITS_FOR:
-                found.append(f"table {attached.name!r}: {rows} rows of other devices wait, {_WAITS_FOR[reason]}")
+            if attached is not None and reason == CONSTRAINT:
+                found.append(
+                    f"table {attached.name!r}: {rows} rows of other devices wait, as they clash with rows here"
+                )
         return found
 
     def drop_older(self, entry: Entry) -> None:

@@ -95,6 +95,16 @@ CREATE TABLE IF NOT EXISTS tidewire_loaded (
     PRIMARY KEY (load, key)
 ) WITHOUT ROWID;
 
+-- Columns that other devices have of an attached table. `arrived`: the table has the column by now, and had applied this
+-- entry when it came; the hub's values are still to be taken. NULL: it does not have it. tidewire_meta: elsewhere_at is
+-- the entry up to which the hub has told of them.
+CREATE TABLE IF NOT EXISTS tidewire_elsewhere (
+    t       INTEGER NOT NULL,
+    name    TEXT NOT NULL,
+    arrived INTEGER,
+    PRIMARY KEY (t, name)
+) WITHOUT ROWID;
+
 -- Rows of which a change was too large to be sent: the next change of such a row sends the whole row.
 CREATE TABLE IF NOT EXISTS tidewire_unsent (
     t   INTEGER NOT NULL,
@@ -102,7 +112,7 @@ CREATE TABLE IF NOT EXISTS tidewire_unsent (
     PRIMARY KEY (t, key)
 ) WITHOUT ROWID;
 
--- Changes of the log that could not be applied yet: `cells` is a JSON object of column and value, `op` put or set.
+-- Changes of the log that could not be applied yet, as they clash with rows here: `cells` is a JSON object of column and value, `op` put or set.
 CREATE TABLE IF NOT EXISTS tidewire_parked (
     t      INTEGER NOT NULL,
     key    BLOB NOT NULL,

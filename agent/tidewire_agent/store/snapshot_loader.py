@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from tidewire_agent.store import rows as rows_of
 from tidewire_agent.store.apply import Applier
+from tidewire_agent.store.arrivals import Arrivals
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.history import move_on
 from tidewire_agent.store.loads import Loads, Stage, TableLoad
@@ -83,6 +84,7 @@ class SnapshotLoader:
         applier: Applier,
         outbox: Outbox,
         rows: RowWriter,
+        arrivals: Arrivals,
         pending: Pending,
         parked: Parked,
         seeds: Seeds,
@@ -98,6 +100,7 @@ class SnapshotLoader:
         self._applier = applier
         self._outbox = outbox
         self._rows = rows
+        self._arrivals = arrivals
         self._pending = pending
         self._parked = parked
         self._seeds = seeds
@@ -120,7 +123,7 @@ class SnapshotLoader:
     def wait(self) -> None:
         """Tables that stand before the checkpoint take a snapshot instead of the log up to it."""
         with self._transaction():
-            self._loads.wait([synced.attached.id for synced in self.late_tables()])
+            self._loads.wait(dict.fromkeys((synced.attached.id for synced in self.late_tables()), 0))
 
     def begin(self, manifest: Snapshot, *, whole: bool) -> None:
         """Load this snapshot: all tables, or those that wait for one.
@@ -170,12 +173,16 @@ class SnapshotLoader:
         if synced is None or synced.attached.state == "behind" or not _has_key_of(synced, chunk):
             return self._give_up(load, synced, chunk)
         rows = chunk.rows[load.row : load.row + self._piece.rows]
-        changes = list(put_changes(synced, chunk.columns, rows, load.position.seq))
+        changes = [
+            change._replace(unknown={}) for change in put_changes(synced, chunk.columns, rows, load.position.seq)
+        ]
         keys = [synced.table.key_bytes(change.key) for change in changes]
         at_end = load.row + len(rows) >= len(chunk.rows)
         with self._writing([change.key[0] for change in changes]) as timed:
-            self._write(synced, load, changes, keys)
+            changes, kept = self._arrivals.judge(synced, changes)
+            self._write(synced, load, changes, keys, plain=not kept)
             self._loads.mark(load, keys)
+            self._arrivals.keep(synced, kept)
             if not at_end:
                 self._loads.update(load, row=load.row + len(rows))
             elif load.next + 1 < load.end:
@@ -185,17 +192,19 @@ class SnapshotLoader:
         self._piece.took(len(rows), timed.seconds)
         return LoadStep(done=at_end, lock_s=timed.seconds)
 
-    def _write(self, synced: Synced, load: TableLoad, changes: list[RowChange], keys: list[bytes]) -> None:
+    def _write(
+        self, synced: Synced, load: TableLoad, changes: list[RowChange], keys: list[bytes], *, plain: bool
+    ) -> None:
         stays = self._unsent(synced)
         if stays:  # of which a change was too large to be sent
             kept = [place for place, key in enumerate(keys) if key not in stays]
             changes, keys = [changes[place] for place in kept], [keys[place] for place in kept]
-        if not self._is_plain(synced, changes, keys) or not self._put_fast(synced, changes):
+        if not plain or not self._is_plain(synced, changes, keys) or not self._put_fast(synced, changes):
             self._rows.load(changes, lambda change: self._make_way(load, change))
 
     def _is_plain(self, synced: Synced, changes: Sequence[RowChange], keys: Sequence[bytes]) -> bool:
         """Whether rows can be written without looking at each."""
-        if synced.attached.has_originals or self._parked.count or (changes and changes[0].unknown):
+        if synced.attached.has_originals or self._parked.count:
             return False
         if any(type(value) is RawText for value in chain.from_iterable(change.values for change in changes)):
             return False
@@ -293,6 +302,7 @@ class SnapshotLoader:
             obsolete = [key for key in fitting if self._may_be_swept(synced, key)]
             columns, seq = synced.table.key, load.position.seq
             self._rows.apply([RowChange(synced, "delete", columns, key, {}, seq) for key in obsolete])
+            self._arrivals.keep(synced, self._arrivals.left(synced, fitting))
             self._loads.update(load, swept=swept, next_chunk=load.end, stage="loaded" if at_end else None)
         self._sweep_piece.took(len(fitting), timed.seconds)
         return timed.seconds
@@ -334,6 +344,7 @@ class SnapshotLoader:
             for synced in list(self._catalogue):
                 attached = synced.attached
                 if attached.id in loaded:
+                    self._catalogue.elsewhere.settle(attached.id)
                     self._stand(synced, None if whole or position == before else position)
                 elif whole and attached.state != "behind":  # it was attached or rebuilt meanwhile
                     self._stand(synced, attached.cursor or before)

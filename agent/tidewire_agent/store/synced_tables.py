@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from tidewire_agent.store.apply import Applier
 from tidewire_agent.store.catalogue import AttachReport, Catalogue
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.opening import remove_tables
@@ -13,6 +12,8 @@ from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
 from tidewire_agent.store.row_writer import RowWriter
 from tidewire_agent.store.transactions import Transactions
+from tidewire_schemas.messages import ColumnsElsewhere
+from tidewire_schemas.names import fold
 from tidewire_schemas.shapes import TableShape
 
 
@@ -28,7 +29,6 @@ class SyncedTables:
         parked: Parked,
         loads: Loads,
         rows: RowWriter,
-        applier: Applier,
     ) -> None:
         self._connection = connection
         self._transactions = transactions
@@ -37,7 +37,6 @@ class SyncedTables:
         self._parked = parked
         self._loads = loads
         self._rows = rows
-        self._applier = applier
         self._told: dict[int, TableShape] | None = None
 
     def attach(self, wanted: Sequence[str], *, all_tables: bool) -> list[AttachReport]:
@@ -65,8 +64,32 @@ class SyncedTables:
             self._catalogue.refresh()
             self._loads.reload()
             self._pending.forget()
-            self._applier.schema_changed()
             self._parked.recount()  # of a table that another process has detached nothing is left
+            self.await_columns()
+
+    def await_columns(self) -> None:
+        """Tables to which columns have come that others had before take their rows anew."""
+        awaited = self._catalogue.elsewhere.awaited()
+        waiting = {
+            table_id: least
+            for table_id, least in awaited.items()
+            if not self._loads.is_under_way(table_id) and self._catalogue.by_id(table_id) is not None
+        }
+        if waiting:
+            with self._transactions.write():
+                self._loads.wait(waiting)
+
+    def told(self, elsewhere: Sequence[ColumnsElsewhere], head: int) -> None:
+        """In the caller's transaction: the hub tells which columns of them other devices have."""
+        found = ((self._catalogue.by_name(told.table), told.columns) for told in elsewhere)
+        self._catalogue.elsewhere.told(
+            (
+                (synced.attached.id, [name for name in columns if fold(name) not in synced.table.by_name])
+                for synced, columns in found
+                if synced is not None
+            ),
+            head,
+        )
 
     def shapes(self) -> tuple[TableShape, ...]:
         """The shapes of the attached tables."""

@@ -35,7 +35,7 @@ from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
 from tidewire_agent.store.reading import fetch_all, read_texts_as_they_are
 from tidewire_agent.store.row_change import RowChange, overtaken_letter
-from tidewire_agent.store.row_writer import UNKNOWN_COLUMN, RowWriter
+from tidewire_agent.store.row_writer import RowWriter
 from tidewire_agent.store.sql import names, quote
 from tidewire_agent.store.tables import Table
 from tidewire_schemas.digest import add, as_hex, column_order, key_hash, row_digest, table_digest
@@ -263,12 +263,7 @@ class Verifier:
         local = rows_of.fetch(self._connection, synced.table, key)
         overlay = self._pending.of(synced.attached.id, name)
         parked = self._parked.get(synced.attached.id, name)
-        excused = (
-            not overlay.is_empty
-            or overlay.offered
-            or (parked is not None and parked.reason != UNKNOWN_COLUMN)
-            or self._is_unsent(synced, name)
-        )
+        excused = not overlay.is_empty or overlay.offered or parked is not None or self._is_unsent(synced, name)
         return RowHere(name, wire, None if local is None else list(encode_row(local)), excused)
 
     def _is_unsent(self, synced: Synced, name: bytes) -> bool:
