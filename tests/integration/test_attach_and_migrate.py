@@ -327,25 +327,24 @@ def test_renumbering_sends_nothing_again_that_the_applied_log_includes(fleet: Fl
 
 def test_a_table_with_too_much_parked_falls_behind_and_is_taken_anew_once_it_fits(fleet: Fleet) -> None:
     """Guarantee 12."""
-    a = fleet.edge("a", NOTES)
+    schema = "CREATE TABLE u (id INTEGER PRIMARY KEY, email TEXT UNIQUE)"
+    a = fleet.edge("a", schema)
     b = fleet.edge(
-        "b", f"{NOTES}; CREATE TABLE other (id INTEGER PRIMARY KEY)", settings=StoreSettings(parked_rows_max=3)
+        "b", f"{schema}; CREATE TABLE other (id INTEGER PRIMARY KEY)", settings=StoreSettings(parked_rows_max=3)
     )
-    a.sql("INSERT INTO notes VALUES ('0', 'before')")
-    fleet.sync()
-    a.sql("ALTER TABLE notes ADD COLUMN extra TEXT; ALTER TABLE notes RENAME TO n; ALTER TABLE n RENAME TO notes")
-    for number in range(1, 6):
-        a.sql(f"INSERT INTO notes VALUES ('{number}', 'x', 'e{number}')")
-        fleet.push(a)
+    b.sql("INSERT INTO u VALUES (101, 'x1'), (102, 'x2'), (103, 'x3'), (104, 'x4')")
+    a.sql("INSERT INTO u VALUES (1, 'x1'), (2, 'x2'), (3, 'x3'), (4, 'x4')")
+    fleet.push(a)
     fleet.pull(b)
     assert any("behind" in problem and "parked_rows_max=3" in problem for problem in b.store.problems())
-    b.sql("INSERT INTO notes VALUES ('b', 'still sent'); INSERT INTO other VALUES (1)")
+    b.sql("INSERT INTO u VALUES (200, 'still sent'); INSERT INTO other VALUES (1)")
     fleet.sync()
-    assert a.rows("SELECT body FROM notes WHERE id = 'b'") == [("still sent",)]
-    b.sql("ALTER TABLE notes ADD COLUMN extra TEXT")
+    assert a.rows("SELECT id FROM u WHERE email = 'still sent'") == [(200,)]
+    for edge in (a, b):
+        edge.sql("ALTER TABLE u ADD COLUMN extra TEXT")
     fleet.sync()
     assert b.store.problems() == []
-    assert b.rows("SELECT id, extra FROM notes ORDER BY id") == a.rows("SELECT id, extra FROM notes ORDER BY id")
+    assert b.rows("SELECT * FROM u ORDER BY id") == a.rows("SELECT * FROM u ORDER BY id")
     fleet.assert_equal()
 
 
@@ -381,15 +380,16 @@ def test_attaching_a_table_that_is_behind_is_noticed_by_the_process_that_works_o
 
 
 def test_a_table_that_is_full_of_parked_changes_can_be_detached_by_another_process(fleet: Fleet) -> None:
-    a = fleet.edge("a", "CREATE TABLE u (id INTEGER PRIMARY KEY, n INTEGER)")
-    b = fleet.edge("b", "CREATE TABLE u (id INTEGER PRIMARY KEY, n INTEGER NOT NULL) STRICT")
-    a.sql("INSERT INTO u VALUES (1, NULL), (2, NULL)")
+    schema = "CREATE TABLE u (id INTEGER PRIMARY KEY, email TEXT UNIQUE)"
+    a, b = fleet.edge("a", schema), fleet.edge("b", schema)
+    b.sql("INSERT INTO u VALUES (101, 'x1'), (102, 'x2')")
+    a.sql("INSERT INTO u VALUES (1, 'x1'), (2, 'x2')")
     fleet.push(a)
     fleet.pull(b)
     assert b.store.backlog().parked == 2
     with closing(EdgeStore.open(b.path, device=None)) as other:
         assert other.detach_table("u")
-    a.sql("INSERT INTO u VALUES (3, NULL), (4, NULL)")
+    a.sql("INSERT INTO u VALUES (3, 'x3'), (4, 'x4')")
     fleet.push(a)
     fleet.pull(b)
     assert b.store.backlog().parked == 0

@@ -196,16 +196,18 @@ class Fleet:
         return self.stream.sequence([Incoming(edge.device, batch.payload) for batch in batches], NOW_MS)
 
     def pull(self, edge: Edge, *, until: int | None = None) -> None:
-        """Apply what the log has, up to an entry, and take the tables that wait for a snapshot; nothing while one of
-        all tables is being loaded."""
+        """Apply what the log has, up to an entry; nothing while a snapshot of all tables is being loaded."""
         if edge.store.refresh() or edge.store.epoch != self.stream.epoch:
             self.hello(edge)
         if edge.store.loading is not None and edge.store.loading.whole:
             return
         while (start := edge.store.replay_from) != self.stream.head and (until is None or start.seq < until):
             edge.store.apply(self.page(start, until=until))
+
+    def take_tables(self, edge: Edge) -> None:
+        """Take the tables that wait for a snapshot."""
         loading = edge.store.loading
-        if loading is not None and loading.snapshot is None and until is None:
+        if loading is not None and loading.snapshot is None:
             FleetSnapshot(self).take(edge, whole=False)
 
     def page(self, start: Position, *, until: int | None = None) -> Page:
@@ -223,6 +225,7 @@ class Fleet:
             head = self.stream.head
             for edge in chosen:
                 self.pull(edge)
+                self.take_tables(edge)
                 self.push(edge)
             for edge in chosen:
                 self.pull(edge)
