@@ -291,8 +291,7 @@ def migrate(edge: Edge, has: str, to: str) -> None:
 def test_whatever_order_devices_change_and_come_online_in_all_are_equal_in_the_end(fleet: Fleet, seed: int) -> None:
     """Guarantee 7."""
     chance = random.Random(seed)
-    few = StoreSettings(parked_rows_max=3)
-    edges = [fleet.edge(name, ITEMS, settings=few) for name in "abc"]
+    edges = [fleet.edge(name, ITEMS) for name in "abc"]
     edges[0].sql("INSERT INTO items SELECT value, 'z' || value, value FROM json_each('[1,2,3,4,5,6,7,8]')")
     fleet.sync()
     has = ["old"] * 3
@@ -327,7 +326,7 @@ def test_whatever_order_devices_change_and_come_online_in_all_are_equal_in_the_e
             has[number] = to
         if chance.random() < 0.5:
             fleet.sync()
-    fleet.edge("late", "CREATE TABLE items (id TEXT PRIMARY KEY, n INTEGER, zz TEXT)", settings=few)
+    fleet.edge("late", "CREATE TABLE items (id TEXT PRIMARY KEY, n INTEGER, zz TEXT)")
     fleet.sync()
     for edge in fleet.edges:
         fleet.hello(edge)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.agent_process import tidewire_agent
+from support.hub_process import tidewire_hub
 from support.processes import Device, Site
 from support.waiting import wait_for
 
@@ -117,3 +120,44 @@ def test_a_table_attached_late_takes_a_snapshot_while_the_others_follow_the_log(
     assert a.query("SELECT note FROM readings WHERE id = 100000") == [("was here before",)]
     assert [letter["reason"] for letter in b.dead()] == ["row_known"]
     assert "the snapshot is loaded" in b.log
+
+
+RENAME = "ALTER TABLE readings RENAME COLUMN note TO remark;"
+"""A column that devices rename one after the other."""
+
+
+def digests_of(device: Device) -> list[str]:
+    """Rows and digest of each table, as a person compares them with the hub's."""
+    said = tidewire_agent("digests", "--db", device.db, "--json")
+    return [f"{line['table']} {line['rows']} {line['digest']}" for line in map(json.loads, said.stdout.splitlines())]
+
+
+def test_a_renamed_column_is_taken_by_the_others_and_forgotten_by_the_hub(tmp_path: Path) -> None:
+    """Guarantee 7."""
+    few = ("--parked-rows-max", "50")
+    with Site(tmp_path) as site:
+        a, b = (site.device(name, SCHEMA, *few).start() for name in "ab")
+        rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000)"
+        assert not a.sql(f"{rows} INSERT INTO readings SELECT i, 'old', i FROM n;").stderr
+        site.wait_at_rest()
+        assert not a.sql(RENAME, "UPDATE readings SET remark = 'of a' WHERE id = 1;").stderr
+        site.wait_at_rest()
+        told = tidewire_agent("status", "--db", b.db).stdout
+        assert "table readings: synced; columns not here: remark" in told
+        assert not b.sql("UPDATE readings SET note = 'of b' WHERE id = 2;", RENAME).stderr
+        c = site.device("c", SCHEMA.replace("note", "remark"), *few).start()
+        site.wait_at_rest()
+
+        def equal() -> bool:
+            hub = tidewire_hub("digests", "--data", site.hub.data, "--json").stdout
+            counted = [f"{line['table']} {line['rows']} {line['digest']}" for line in map(json.loads, hub.splitlines())]
+            return all(digests_of(device) == counted for device in (a, b, c))
+
+        wait_for(equal, what="devices and hub have equal rows")
+        for device in (a, b, c):
+            assert device.query("SELECT id, remark FROM readings WHERE id IN (1, 3) ORDER BY id") == [
+                (1, "of a"),
+                (3, "old"),
+            ]
+            assert device.status.parked == 0
+            assert device.problems == set()

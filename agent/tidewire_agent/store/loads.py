@@ -101,6 +101,11 @@ class Loads:
         """Tables that are not done, in the order of their chunks."""
         return sorted((load for load in self._by_table.values() if load.stage != "ended"), key=lambda load: load.first)
 
+    def waiting_for_more(self, position: Position) -> dict[int, int]:
+        """Tables that must hold an entry after this position, each with the entry."""
+        waiting = (load for load in self.under_way if load.stage == "waiting")
+        return {load.table_id: load.position.seq for load in waiting if load.position.seq > position.seq}
+
     def of_chunk(self, number: int) -> TableLoad | None:
         """The table for which this chunk is due."""
         return next((load for load in self.under_way if load.stage == "loading" and load.next == number), None)

@@ -44,7 +44,7 @@ class StoreSettings(BaseModel):
     kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024
     """Bytes of such batches."""
     parked_rows_max: Annotated[int, Field(ge=1)] = 10_000
-    """Changes of the log that wait until they fit a table (a column is missing, a value clashes); above it the table
+    """Changes of the log that wait until they fit a table (a value clashes with a row here); above it the table
     with most of them falls behind, which `status` says, and is taken anew when its schema changes or it is attached."""
     dead_letters_max: Annotated[int, Field(ge=1)] = 10_000
     """Dead letters kept; above it the oldest go, and `status` says how many went."""

@@ -128,8 +128,8 @@ class SnapshotLoader:
     def begin(self, manifest: Snapshot, *, whole: bool) -> None:
         """Load this snapshot: all tables, or those that wait for one.
 
-        Does nothing where only a handshake can tell how to go on: one that lies behind the checkpoint is of no use,
-        and while another copy of this database has written batches in our name, nobody can say which of ours it holds.
+        Does nothing where only a handshake can tell how to go on: one that lies behind the checkpoint is of no use
+        as is one that lies behind what the tables waiting for it need, and while another copy of this database has written batches in our name, nobody can say which of ours it holds.
         """
         if whole and manifest.position.seq < self._meta.checkpoint.seq:
             return
@@ -142,9 +142,14 @@ class SnapshotLoader:
             for synced in self._catalogue
             if synced.attached.state != "behind" and (whole or self._loads.is_under_way(synced.attached.id))
         ]
+        later = {} if whole else self._loads.waiting_for_more(manifest.position)
+        wanted = [synced for synced in wanted if synced.attached.id not in later]
+        if later and not wanted:
+            return
         parts = {fold(part.table): part for part in manifest.tables}
         with self._transaction():
             self._loads.begin(manifest.snapshot, manifest.position, whole=whole, included=included)
+            self._loads.wait(later)
             for synced in wanted:
                 self._parked.drop_table(synced.attached.id)
                 part = parts.get(fold(synced.table.name))

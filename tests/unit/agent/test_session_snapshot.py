@@ -225,6 +225,15 @@ def test_but_tables_that_wait_for_a_snapshot_take_it() -> None:
     assert of(effects, RequestReplay) == [RequestReplay(at(95), LIMITS.replay_pages)]
 
 
+def test_a_table_is_not_taken_from_a_snapshot_that_is_older_than_its_rows() -> None:
+    """Guarantee 3."""
+    waiting = load(snapshot=None, whole=False, chunks=0)._replace(least=91)
+    session, effects = greeted(stands(95, loading=waiting))
+    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, least=91)]
+    assert not of(session.received(manifest(90), 1, 1.0, 0.0), BeginLoad)
+    assert of(session.received(manifest(91), 1, 1.0, 0.0), BeginLoad) == [BeginLoad(manifest(91), whole=False)]
+
+
 def test_and_those_for_which_entries_are_no_longer_kept_are_to_wait_for_one() -> None:
     session, _ = greeted(stands(60, checkpoint=95), welcome(snapshot_advised=True))
     effects = session.received(manifest(90), 1, 1.0, 0.0)
