@@ -128,8 +128,9 @@ class SnapshotLoader:
     def begin(self, manifest: Snapshot, *, whole: bool) -> None:
         """Load this snapshot: all tables, or those that wait for one.
 
-        Does nothing where only a handshake can tell how to go on: one that lies behind the checkpoint is of no use
-        as is one that lies behind what the tables waiting for it need, and while another copy of this database has written batches in our name, nobody can say which of ours it holds.
+        Does nothing where only a handshake can tell how to go on: one that lies behind the checkpoint, or behind what
+        the tables that wait for one have applied, is of no use; and while another copy of this database has written
+        batches in our name, nobody can say which of ours it holds.
         """
         if whole and manifest.position.seq < self._meta.checkpoint.seq:
             return
