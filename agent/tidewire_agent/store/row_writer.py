@@ -160,12 +160,15 @@ class RowWriter:
         for change, row in zip(clashing, before, strict=True):
             table = change.synced.table
             key = table.key_bytes(change.key)
-            columns, values = change.without(self._overlay(change.synced, key))
+            overlay = self._overlay(change.synced, key)
+            columns, values = change.without(overlay)
             if row is None and change.op == "set":
                 self._park(change, key, CONSTRAINT)
                 continue
             merged = dict(zip(table.column_names, row, strict=True)) if row is not None else {}
             merged.update(zip(columns, values, strict=True) if row is not None else change.named)
+            if row is None and overlay.columns:
+                merged.update(self._pending.cells(change.synced, key))
             try:
                 rows_of.put(self._connection, table, tuple(merged), tuple(merged.values()))
             except sqlite3.IntegrityError:

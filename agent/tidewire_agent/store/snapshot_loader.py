@@ -153,6 +153,9 @@ class SnapshotLoader:
             self._loads.wait(later)
             for synced in wanted:
                 self._parked.drop_table(synced.attached.id)
+                # Also should this load come to no end: batches that it includes say nothing of the rows here any more.
+                first_batch = max(synced.attached.first_batch, included + 1)
+                self._catalogue.registry.update(synced.attached.id, first_batch=first_batch)
                 part = parts.get(fold(synced.table.name))
                 if part is None:  # the hub had not heard of it: nothing here can be obsolete
                     self._loads.add(synced.attached.id, 0, 0, stage="loaded")
