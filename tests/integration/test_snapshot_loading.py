@@ -241,6 +241,21 @@ def test_a_snapshot_from_before_the_checkpoint_is_not_loaded(fleet: Fleet) -> No
     assert b.store.loading is None
 
 
+def test_a_row_that_was_just_written_makes_no_way_for_one_of_the_snapshot(fleet: Fleet) -> None:
+    """Nothing holds it but the table, as it is not sealed: the hub judges between the two."""
+    a, b = fleet.edge("a", USERS), fleet.edge("b", USERS)
+    a.sql("INSERT INTO users VALUES ('a', 'x@', 'A')")
+    fleet.push(a)
+    snapshot = FleetSnapshot(fleet)
+    b.sql("INSERT INTO users VALUES ('b', 'x@', 'B')")
+    snapshot.take(b)
+    assert b.rows("SELECT id FROM users") == [("b",)]
+    fleet.sync()
+    fleet.assert_equal()
+    assert b.rows("SELECT id FROM users") == [("a",)]
+    assert b.dead() == [("users", "unique", ("b",))]
+
+
 def test_another_snapshot_takes_the_place_of_one_that_is_gone(fleet: Fleet) -> None:
     a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
     a.sql("INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2), (3, 'three', 3), (4, 'four', 4)")

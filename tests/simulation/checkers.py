@@ -14,7 +14,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from simulation.apps import MARK, TABLES
-from simulation.oracle import Oracle, contents, rows_of
+from simulation.oracle import Oracle, contents, rows_of, torn
 from tidewire_schemas.messages import Ack, Entry
 from tidewire_schemas.positions import START, Position
 
@@ -71,7 +71,10 @@ class LogChecker:
         """Marks of values that the log's resolution refused."""
         self.copied: set[str] = set()
         """Apps and devices of which two copies may offer the same writes: there `twice` means nothing."""
+        self.lost_ends = 0
+        """How often the hub lost the end of its log. From then on writes may come again, in pieces and in any order."""
         self._digests: list[tuple[str, str, int, str]] = [("", "", 0, "")]
+        self._lost: set[tuple[str, str, int, str]] = set()
         self._newest: dict[tuple[str, str], int] = {}
         self._numbers: dict[str, int] = {}
         self._ledger: set[str] = set()
@@ -91,8 +94,25 @@ class LogChecker:
         for _seq, _epoch, data, lost in found:
             self._take(_ENTRY.validate_json(data), data, lost or b"")
 
+    def lose_end(self, file: sqlite3.Connection) -> None:
+        """The hub goes on from an older copy of its log: all that this has is in the log as it was."""
+        row = file.execute("SELECT epoch, seq FROM entry ORDER BY seq DESC LIMIT 1").fetchone()
+        head = START if row is None else Position(*row)
+        if not self.oracle.has(head):
+            raise Violation(Guarantee.MISTAKE, f"a copy of the log ends at {head}, which never was in it")
+        self.lost_ends += 1
+        self._lost.update(self._digests[head.seq + 1 :])
+        self._digests = self._digests[: head.seq + 1]
+        self._newest.clear()
+        self._ledger.clear()
+        for entry in self.oracle.lose_end(head.seq):
+            self._newest[entry.device, entry.incarnation] = entry.batch
+            self._ledger.update(str(name) for name, _, _ in _values(entry, "ledger"))
+
     def acked(self, ack: Ack, device: str) -> None:
-        """An ack reached the broker: its batch must be in the log."""
+        """An ack reached the broker: its batch must be in the log, or have been there when the ack was sent."""
+        if (device, ack.incarnation, ack.batch, ack.digest) in self._lost:
+            return
         if ack.seq >= len(self._digests):
             raise Violation(Guarantee.LOST, f"batch {ack.batch} of {device} was acked as {ack.seq}, which is not there")
         found = self._digests[ack.seq]
@@ -118,6 +138,9 @@ class LogChecker:
 
     def _look_at_ledger(self, entry: Entry, text: str) -> None:
         here = {str(name): (str(app), int(number)) for name, app, number in _values(entry, "ledger")}
+        if self.lost_ends:
+            self._ledger.update(here)
+            return
         if set(here) != {name for (name,) in _values(entry, "ledger_twin")}:
             raise Violation(Guarantee.TORN, f"{text} holds half of a transaction")
         for name, (app, number) in sorted(here.items(), key=lambda item: item[1][1]):
@@ -157,15 +180,19 @@ class EdgeChecker:
         checkpoint = checkpoint_of(file)
         if checkpoint == self._checkpoint:
             return
-        if checkpoint.seq < self._checkpoint.seq:
+        oracle = self._oracle
+        if checkpoint.seq < self._checkpoint.seq and oracle.has(self._checkpoint):
             self._broken(Guarantee.BACK, f"from {self._checkpoint} to {checkpoint}")
         self._checkpoint = checkpoint
-        positions = self._oracle.positions
-        if checkpoint.seq >= len(positions) or positions[checkpoint.seq] != checkpoint:
-            known = positions[checkpoint.seq] if checkpoint.seq < len(positions) else "nothing"
+        if checkpoint in oracle.lost:
+            return  # it is ahead of a hub that has lost the end of its log, and has yet to hear of it
+        if not oracle.has(checkpoint):
+            known = oracle.positions[checkpoint.seq] if checkpoint.seq <= oracle.head.seq else "nothing"
             self._broken(Guarantee.STALE, f"has applied {checkpoint}, the log has {known} there")
         if is_loading(file):
             return  # the one exception of guarantee 4, which says when it is over
+        if is_healing(file):
+            return  # it holds rows of a lost part of the log, until it has offered them
         self._look_at_transactions(file, apps)
         if self._holds_the_log_alone(file):
             self._compare(file)
@@ -175,14 +202,16 @@ class EdgeChecker:
         return is_quiet(file) and self._oracle.newest.get(self._name, 0) <= self._checkpoint.seq
 
     def _look_at_transactions(self, file: sqlite3.Connection, apps: set[str]) -> None:
-        torn = file.execute(_TORN).fetchall()
-        if torn:
-            self._broken(Guarantee.TORN, f"holds half of {[name.decode() for (name,) in torn]}")
+        halves = torn(file) - self._oracle.torn[self._checkpoint.seq]
+        if halves:
+            self._broken(Guarantee.TORN, f"holds half of {sorted(name.decode() for name in halves)}")
         here = {app.decode(): count for app, count in file.execute("SELECT app, count(*) FROM ledger GROUP BY app")}
         for app, count in self._oracle.ledgers[self._checkpoint.seq].items():
             if here.get(app, 0) < count:
                 text = f"holds {here.get(app, 0)} transactions of {app} at {self._checkpoint.seq}, the log has {count}"
                 self._broken(Guarantee.SKIPPED, text)
+        if self._oracle.lost and not self._holds_the_log_alone(file):
+            return  # it may offer again what others wrote
         for app, count in here.items():
             if app not in apps and count > self._oracle.ledgers[self._checkpoint.seq][app]:
                 self._broken(Guarantee.DIVERGED, f"holds more of {app} at {self._checkpoint.seq} than the log")
@@ -220,16 +249,16 @@ def is_loading(file: sqlite3.Connection) -> bool:
     return row is not None and row[0] is not None
 
 
+def is_healing(file: sqlite3.Connection) -> bool:
+    """Whether a device offers rows again that a hub has lost."""
+    row = file.execute("SELECT value FROM tidewire_meta WHERE name = 'healing'").fetchone()
+    return row is not None and row[0] is not None
+
+
 def is_quiet(file: sqlite3.Connection) -> bool:
     """Whether nothing of a device waits for its place in the log, so that its rows are the log's alone."""
     return bool(file.execute(_QUIET).fetchone()[0])
 
-
-_TORN: Final = """
-    SELECT id FROM (SELECT id FROM ledger EXCEPT SELECT id FROM ledger_twin)
-    UNION ALL
-    SELECT id FROM (SELECT id FROM ledger_twin EXCEPT SELECT id FROM ledger)
-"""
 
 _QUIET: Final = """
     SELECT NOT EXISTS (SELECT 1 FROM tidewire_change)

@@ -154,6 +154,26 @@ async def hub_state_deleted(world: World) -> bool:
     return True
 
 
+@fault(0.7)
+async def hub_rolled_back(world: World) -> bool:
+    """The hub's files go back to an older copy; its snapshots do not."""
+    return world.roll_hub_back(state=True)
+
+
+@fault(0.4)
+async def hub_loses_its_tail(world: World) -> bool:
+    """The hub's log goes back to an older copy, and its state does not."""
+    return not world.short_log and world.roll_hub_back(state=False)
+
+
+@fault(1)
+async def hub_disk_full(world: World) -> bool:
+    """The hub has no space left for a while."""
+    hub = world.hub
+    world.later(world.chance.uniform(0.2, 4), hub.free_disk)
+    return hub.fill_disk()
+
+
 @fault(2)
 async def device_rolled_back(world: World) -> bool:
     """A device's database is put back from an older backup."""

@@ -8,10 +8,11 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from unittest.mock import patch
 
 from simulation.checkers import LogChecker, check_limits
+from simulation.disk import Files
 from simulation.network import Network
 from simulation.process import Clock, Process
 from simulation.surroundings import Surroundings
@@ -36,6 +37,13 @@ class Neighbours(Surroundings, Protocol):
         ...
 
 
+class HubFiles(NamedTuple):
+    """A copy of a hub's files."""
+
+    log: Files
+    state: Files
+
+
 class Hub:
     """A machine that runs a hub.
 
@@ -53,6 +61,8 @@ class Hub:
         self.settings = HubSettings(data=folder, node=label, username=label, **_SETTINGS, **short)
         self.files = DataDirectory(folder, self.settings.stream)
         self._world = world
+        self.backups: list[HubFiles] = []
+        """Older copies of its files, the oldest first."""
         self._log = log
         self._process: Process | None = None
         self._observer: sqlite3.Connection | None = None
@@ -128,6 +138,39 @@ class Hub:
         """The state's file is deleted, as by a person who was told to."""
         assert not self.running
         self._world.disk.remove(self.files.state)
+
+    def copy(self) -> HubFiles | None:
+        """A copy of its files, as of the stopped machine."""
+        log = self.files.log
+        if not log.exists() or not self.files.state.exists() or self._observer is None:
+            return None
+        (entries,) = self._observer.execute("SELECT count(*) FROM sqlite_master WHERE name = 'entry'").fetchone()
+        disk = self._world.disk
+        return HubFiles(disk.read(log.resolve()), disk.read(self.files.state)) if entries else None
+
+    def put_back(self, files: HubFiles, *, state: bool) -> None:
+        """An older copy of the log takes its place, with that of the state or without."""
+        assert not self.running
+        self._world.disk.write(self.files.log.resolve(), files.log)
+        if state:
+            self._world.disk.write(self.files.state, files.state)
+        self._observer = connect_outside(self.files.log)
+        self._log.lose_end(self._observer)
+
+    def fill_disk(self) -> bool:
+        """No more space: whatever needs a new page fails, until `free_disk`."""
+        return self._limit_pages("SELECT page_count FROM pragma_page_count")
+
+    def free_disk(self) -> None:
+        """There is space again."""
+        self._limit_pages("SELECT 1 << 30")
+
+    def _limit_pages(self, limit: str) -> bool:
+        connections = self._process.connections if self._process is not None and self.running else []
+        for connection in connections:
+            (pages,) = connection.execute(limit).fetchone()
+            connection.execute(f"PRAGMA max_page_count = {pages}")
+        return bool(connections)
 
     def look(self) -> None:
         """Take what is new in the log."""

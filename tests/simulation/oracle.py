@@ -25,6 +25,12 @@ _SCHEMA: Final = """
     CREATE TABLE pairs (a, b, c, d, PRIMARY KEY (b, a));
 """
 
+_TORN: Final = """
+    SELECT id FROM (SELECT id FROM ledger EXCEPT SELECT id FROM ledger_twin)
+    UNION ALL
+    SELECT id FROM (SELECT id FROM ledger_twin EXCEPT SELECT id FROM ledger)
+"""
+
 Content = dict[str, int]
 """A fingerprint of each table."""
 
@@ -33,9 +39,14 @@ class Oracle:
     """The log's meaning, at each of its positions."""
 
     def __init__(self) -> None:
+        self.lost: set[Position] = set()
+        """Entries that the hub had and lost."""
+        self._entries: list[Entry] = []
+        self._begin()
+
+    def _begin(self) -> None:
         self.newest: dict[str, int] = {}
         """The seq of each device's newest entry."""
-        self._entries: list[Entry] = []
         self._database = sqlite3.connect(":memory:", isolation_level=None)
         self._database.executescript(_SCHEMA)
         self._database.text_factory = bytes
@@ -45,6 +56,8 @@ class Oracle:
         """What the tables hold after each entry, by seq."""
         self.ledgers: list[Counter[str]] = [Counter()]
         """How many transactions of each app the log has, by seq."""
+        self.torn: list[frozenset[bytes]] = [frozenset()]
+        """Transactions of which the log has one half, by seq: where rows were offered one by one after a loss."""
 
     @property
     def head(self) -> Position:
@@ -60,11 +73,26 @@ class Oracle:
         changed = {run.table for run in entry.changes}
         self.positions.append(entry.position)
         self.contents.append({**self.contents[-1], **contents(self._database, sorted(changed))})
+        self.torn.append(torn(self._database) if changed & {"ledger", "ledger_twin"} else self.torn[-1])
         ledger = self.ledgers[-1]
         if "ledger" in changed:
             rows = self._database.execute("SELECT app, count(*) FROM ledger GROUP BY app")
             ledger = Counter({app.decode(): count for app, count in rows})
         self.ledgers.append(ledger)
+
+    def has(self, position: Position) -> bool:
+        """Whether this is an entry of the log."""
+        return position.seq < len(self.positions) and self.positions[position.seq] == position
+
+    def lose_end(self, seq: int) -> list[Entry]:
+        """The hub has lost all after this entry; what is left."""
+        self.lost.update(self.positions[seq + 1 :])
+        left, self._entries = self._entries[:seq], []
+        self._database.close()
+        self._begin()
+        for entry in left:
+            self.take(entry)
+        return left
 
     def rows(self, table: str, seq: int) -> list[tuple[Any, ...]]:
         """A table's rows after an entry, for people."""
@@ -93,6 +121,11 @@ class Oracle:
                 self._database.execute(
                     f"INSERT INTO {run.table} ({', '.join(run.columns)}) VALUES ({', '.join(marks)})", values
                 )
+
+
+def torn(database: sqlite3.Connection) -> frozenset[bytes]:
+    """Transactions of which only one half is there."""
+    return frozenset(name for (name,) in database.execute(_TORN))
 
 
 def contents(database: sqlite3.Connection, tables: Sequence[str]) -> Content:

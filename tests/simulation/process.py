@@ -84,6 +84,11 @@ class Process:
         self._connections.append(connection)
         self._arm()
 
+    @property
+    def connections(self) -> list[sqlite3.Connection]:
+        """Those that it has open."""
+        return [connection for connection in self._connections if _is_open(connection)]
+
     def die_inside(self, instructions: int) -> None:
         """Die within a coming database call, after so many instructions of SQLite's machine."""
         self._dies_after = instructions
@@ -147,3 +152,11 @@ class Process:
         if self.alive:
             self.alive = False
             self._on_end(error)
+
+
+def _is_open(connection: sqlite3.Connection) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except sqlite3.ProgrammingError:
+        return False
+    return True

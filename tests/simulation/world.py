@@ -171,6 +171,8 @@ class World:
             device.tell()
         if self.chance.random() < 0.15 and device.attached and not device.app.holds:
             device.backups.append(device.copy())
+        if self.chance.random() < 0.05 and (copy := self.hub.copy()) is not None:
+            self.hub.backups.append(copy)
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         """Do something after a while, or when the faults stop."""
@@ -222,6 +224,18 @@ class World:
         self._old_hubs.append(old)
         new.start(take_over=True)
         self.later(self.chance.uniform(0.2, 4), old.kill)
+        return True
+
+    def roll_hub_back(self, *, state: bool) -> bool:
+        """The hub goes on from an older copy of its log."""
+        hub = self.hub
+        if not hub.running or not hub.backups or not self.uses_alone(hub):
+            return False
+        hub.kill()
+        place = self.chance.randrange(len(hub.backups))
+        hub.put_back(hub.backups[place], state=state)
+        del hub.backups[place + 1 :]  # they are of what is lost
+        self.start_again(hub)
         return True
 
     def uses_alone(self, hub: Hub) -> bool:
@@ -368,7 +382,7 @@ class World:
             raise Violation(Guarantee.LOST, f"transactions of {device.label} are not in the log: {sorted(missing)}")
         dead = device.dead_marks().decode()
         gone = {mark for mark in app.waiting - self.log.marks if f'{mark}"' not in dead and f"{mark} " not in dead}
-        if device.lied_to or device.loaded_snapshots:
+        if device.lied_to or device.loaded_snapshots or self.log.lost_ends:
             gone -= self.log.refused
         if gone:
             text = f"values of {device.label} are neither in the log nor dead letters: {sorted(gone)}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 from tidewire_agent.store import capture
@@ -170,6 +170,15 @@ class Pending:
             unsealed=frozenset(name for batch, name in named if batch == _UNSEALED),
             offered=any(cols == _OFFERED for _batch, cols in rows),
         )
+
+    def may_be_unsealed(self, synced: Synced, key: Sequence[Value]) -> bool:
+        """Whether the app has perhaps written this row and no batch holds that yet, whatever was wanted."""
+        folded = _FOLDED.format("?2" if type(key[0]) is not RawText else "CAST(?2 AS TEXT)")
+        row = self._connection.execute(
+            f"SELECT EXISTS (SELECT 1 FROM tidewire_change WHERE t = ?1 AND {_FOLDED.format('k0')} = {folded})",
+            (synced.attached.id, key[0].data if isinstance(key[0], RawText) else key[0]),
+        ).fetchone()
+        return bool(row[0])
 
     def cells(self, synced: Synced, key: bytes) -> dict[str, Value]:
         """Values of a row's pending cells by column, from the batches that hold them."""

@@ -267,6 +267,7 @@ class SnapshotLoader:
             and not self._loads.is_loaded(load, name)
             and not self._seeds.is_original(synced, key)
             and name not in self._unsent(synced)
+            and not self._pending.may_be_unsealed(synced, key)  # only rows of the chunk are sure to be in the overlay
         )
 
     def _unsent(self, synced: Synced) -> frozenset[bytes]:

@@ -51,8 +51,14 @@ class TakenOver:
         return False
 
     def _is_here(self, synced: Synced, letter: DeadLetter) -> bool:
-        row = rows.fetch(self._connection, synced.table, [decode(value) for value in letter.key])
-        if row is None:
+        key = [decode(value) for value in letter.key]
+        row = rows.fetch(self._connection, synced.table, key)
+        if row is None or self._gives_way(synced, synced.table.key_bytes(key)):
             return False
         here = {name: encode(value) for name, value in zip(synced.table.column_names, row, strict=True)}
         return json.dumps(here, sort_keys=True) == json.dumps(letter.cells, sort_keys=True)
+
+    def _gives_way(self, synced: Synced, key: bytes) -> bool:
+        """Whether the log's row is parked, and will take the place of the one that is here."""
+        parked = "SELECT 1 FROM tidewire_parked WHERE t = ? AND key = ?"
+        return self._connection.execute(parked, (synced.attached.id, key)).fetchone() is not None
