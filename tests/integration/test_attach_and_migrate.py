@@ -103,6 +103,21 @@ def test_a_table_attached_again_whose_rows_are_the_hubs_leaves_no_dead_letters(f
     fleet.assert_equal()
 
 
+def test_a_row_for_which_the_hubs_row_waits_keeps_its_dead_letter(fleet: Fleet) -> None:
+    """It is here still, and goes once the hub has judged the row that is in the way of the other."""
+    people = "CREATE TABLE people (id TEXT PRIMARY KEY, email TEXT UNIQUE)"
+    a = fleet.edge("a", people)
+    a.sql("INSERT INTO people VALUES ('k', 'y@')")
+    fleet.push(a)
+    b = fleet.edge("b", people, rows="INSERT INTO people VALUES ('k', 'mine@')")
+    b.sql("INSERT INTO people VALUES ('p', 'y@')")
+    fleet.pull(b)
+    assert b.store.backlog().parked == 1
+    fleet.sync()
+    fleet.assert_equal()
+    assert sorted(b.dead()) == [("people", "row_known", ("k",)), ("people", "unique", ("p",))]
+
+
 def test_detaching_removes_every_trace_and_leaves_the_rows(fleet: Fleet) -> None:
     a = fleet.edge("a", NOTES)
     before = fleet.edge("plain", NOTES, tables=["notes"])

@@ -238,7 +238,7 @@ def test_random_work_with_a_hub_that_loses_its_end_again_and_again_ends_equal(tm
     RandomWork(tmp_path, seed).run(steps=90, losses=True)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, 1, 124, 144, 176, 264])
 def test_random_work_with_snapshots_and_a_hub_that_loses_its_end_ends_equal(tmp_path: Path, seed: int) -> None:
-    work = RandomWork(tmp_path, seed)
-    work.run(steps=90, snapshots=True, losses=True)
+    """124: cells pending in a row that clashes; the others: loads of a snapshot that was lost. Each failed once."""
+    RandomWork(tmp_path, seed).run(steps=90, snapshots=True, losses=True)
