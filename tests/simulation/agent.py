@@ -13,7 +13,7 @@ from unittest.mock import patch
 from simulation.process import Process
 from simulation.virtual_time import current_process
 from tidewire_agent.errors import from_sqlite
-from tidewire_agent.runtime.watch import CommitWatch, Notifier
+from tidewire_agent.runtime.watch import CommitWatch, Notifier, Peek
 from tidewire_agent.store.edge_store import EdgeStore
 
 RECHECKS_S: Final = (0.001, 0.05)
@@ -62,6 +62,22 @@ class SimulatedWatch(CommitWatch):
 
     def _notifier(self) -> Notifier:
         return _AppTells(self._database)
+
+    def _peek(self) -> Peek:
+        return _Blind()
+
+
+class _Blind(Peek):
+    """Keeps no file open that would outlive a simulated process: the store is asked each time."""
+
+    def __init__(self) -> None:
+        pass
+
+    def version(self) -> None:
+        """Unknown."""
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 class _AppTells:

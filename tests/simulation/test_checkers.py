@@ -20,6 +20,7 @@ from tidewire_agent.store.apply import Applier
 from tidewire_agent.store.change_log import ChangeLog
 from tidewire_agent.store.dead_letters import DeadLetters
 from tidewire_agent.store.draft import Draft
+from tidewire_agent.store.outbox import SealedBatch
 from tidewire_agent.store.seal import Sealer
 from tidewire_hub.dedupe import Next, place_of
 from tidewire_hub.log.port import StoredEntry
@@ -55,7 +56,7 @@ def an_edge_without_dead_letters(patch: pytest.MonkeyPatch) -> None:
 def a_sealer_that_forgets_a_table(patch: pytest.MonkeyPatch) -> None:
     store = Sealer._store
 
-    def broken(self: Sealer, draft: Draft, now_ms: int) -> float:
+    def broken(self: Sealer, draft: Draft, now_ms: int) -> tuple[SealedBatch | None, float]:
         runs = [run for run in from_json(draft.changes_json) if run["table"] != "pairs"]
         return store(self, draft._replace(changes_json=to_json(runs)), now_ms)
 

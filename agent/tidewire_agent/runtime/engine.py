@@ -54,6 +54,7 @@ from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
+from tidewire_agent.store.outbox import SealedBatch
 from tidewire_link.errors import Disconnected as PublishCut
 from tidewire_link.errors import LinkError, NotConnected, PayloadTooLarge, PublishDenied, WindowFull
 from tidewire_link.port import Link
@@ -147,6 +148,8 @@ class Engine:
         self.verifications = Verifications(
             settings, database, self, troubles, boot=boot, report_changed=lambda: on_change(True)
         )
+        self._newest: SealedBatch | None = None
+        """What was sealed last: it mostly is what is to be sent next."""
         self._parked = self._behind = 0
         """As they were said last."""
         self.lock_s = 0.0
@@ -316,12 +319,14 @@ class Engine:
                 self._introduce(sealed.standing)
                 await self._say_tables()
             else:
+                batch = sealed.outcome.batch
+                self._newest = batch if batch and len(batch.payload) <= self._settings.payload_bytes_max else None
                 self._perform(self.session.sealed(sealed.standing.sealed, self._loop.time()))
             self._perform(self.session.ask_fresh(sealed.questions, self._loop.time()))
             self.verifications.asked(sealed.verifications)
             if sealed.outcome.more:
                 self._committed.set()
-            if sealed.outcome.batches or sealed.shapes_changed:
+            if sealed.outcome.batch is not None or sealed.shapes_changed:
                 self._on_change(False)
 
     async def _leave_lock(self, *, applying: bool = False) -> None:
@@ -379,14 +384,16 @@ class Engine:
                     self._held(done.applied.lock_s)
                     self._troubles.clear("log_diverged")
                     await self._say_applied(done.applied, done.behind)
-                more = done.applied is not None and done.applied.more
+                more, to_seal = done.applied is not None and done.applied.more, done.to_seal
         except LogDiverged as error:
             self._troubles.say_error(error)
             await asyncio.sleep(DIVERGED_PAUSE_S)
             await self._reintroduce()
             position = self.session.position
+            to_seal = True
         self._perform(self.session.applied(position, self._loop.time()))
-        self.wake()  # seeds, once a table has been brought up
+        if to_seal:
+            self.wake()
 
     async def _load(self, effect: filework.LoadEffect) -> None:
         """Do what the session wants done with a snapshot, piece by piece, with rests for an app that writes."""
@@ -424,6 +431,7 @@ class Engine:
     def _introduce(self, standing: Standing) -> None:
         """Stop sending, and say Hello anew."""
         self.incarnation = standing.incarnation
+        self._newest = None
         self._perform(self.session.reintroduce(standing, self._loop.time()))
 
     async def patiently(self, call: Callable[[], Awaitable[R]]) -> R:
@@ -485,9 +493,15 @@ class Engine:
         await self._publish(self._ask_topic, encode(message))
 
     async def _send_batches(self, effect: SendBatches) -> None:
-        batches = await self.patiently(
-            lambda: self._database.run(filework.outbox, effect.after, effect.sealed, effect.count_max, effect.bytes_max)
-        )
+        newest = self._newest
+        if newest is not None and effect.after + 1 == newest.batch == effect.sealed:
+            batches = [newest]
+        else:
+            batches = await self.patiently(
+                lambda: self._database.run(
+                    filework.outbox, effect.after, effect.sealed, effect.count_max, effect.bytes_max
+                )
+            )
         sent = [SentBatch(batch.batch, batch.digest, len(batch.payload)) for batch in batches]
         # Told before it is published, as the ack may come before the broker's confirmation.
         self._perform(self.session.sending(effect.turn, sent, self._loop.time()))

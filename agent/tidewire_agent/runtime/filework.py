@@ -42,6 +42,8 @@ class PageDone(NamedTuple):
     """Whether the hub must be told other shapes."""
     behind: int
     """How many tables have fallen behind."""
+    to_seal: bool
+    """Whether there is anything to seal: of the app, or what applying has brought about."""
 
 
 def read_standing(store: EdgeStore) -> Standing:
@@ -65,7 +67,7 @@ def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None) -> Sea
     if hub_bytes_max is not None:
         store.heed(hub_bytes_max)
     outcome = store.seal(now_ms)
-    if outcome.batches:
+    if outcome.batch is not None:
         store.harden()
     return Sealed(outcome, read_standing(store), store.tables.news, store.fresh.open(), store.questions.open())
 
@@ -76,7 +78,7 @@ def apply_some(store: EdgeStore, page: Page) -> PageDone:
         applied = store.apply(page)
     except SequenceGap:
         applied = None
-    return PageDone(applied, read_standing(store), store.tables.news, store.tables.behind)
+    return PageDone(applied, read_standing(store), store.tables.news, store.tables.behind, store.has_to_seal)
 
 
 class Loaded(NamedTuple):

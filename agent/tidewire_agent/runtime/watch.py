@@ -4,7 +4,9 @@ In WAL mode every commit writes to the `-wal` file, so inotify on that one file 
 from how SQLite commits (https://sqlite.org/walformat.html): the event comes when pages are *written*, and the commit
 counts only once the wal-index is updated, which is a little later, and after the disk's fsync where the app runs with
 synchronous=FULL. So an event is only a reason to look (`PRAGMA data_version`, which says exactly whether another
-connection has committed), now and a few times more. Where inotify is not to be had, the file's size and time are
+connection has committed), now and a few times more. That is asked through a connection of the watch's own, which costs
+a few microseconds; the store, on its thread, is asked only when that has seen a commit, which may be the store's own.
+Where inotify is not to be had, the file's size and time are
 looked at instead; and as a safety net the database is asked now and then whatever the file says.
 """
 
@@ -14,9 +16,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import sqlite3
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from math import inf
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -135,6 +139,25 @@ class StatNotifier:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+class Peek:
+    """Asks whether anybody has committed, the store included, without waiting for anything."""
+
+    def __init__(self, database: Path) -> None:
+        self._connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None)
+
+    def version(self) -> int | None:
+        """A number that changes with every commit; None where it cannot be had now."""
+        try:
+            found: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            return None
+        return found
+
+    def close(self) -> None:
+        """Stop."""
+        self._connection.close()
+
+
 class CommitWatch:
     """Calls `on_commit` after every commit by another connection (several commits may be one call).
 
@@ -159,6 +182,7 @@ class CommitWatch:
         poll_interval_s: float,
         stat_interval_s: float,
     ) -> None:
+        self._database = database
         self._wal = database.with_name(database.name + "-wal")
         self._data_version = data_version
         self._on_commit = on_commit
@@ -170,21 +194,22 @@ class CommitWatch:
 
     async def run(self) -> None:
         """Watch until cancelled; raises what `data_version` raises."""
-        notifier = self._notifier()
-        notifier.start(self._touched.set)
-        try:
-            await self._watch(notifier)
-        finally:
-            notifier.close()
+        with closing(self._notifier()) as notifier, closing(self._peek()) as peek:
+            notifier.start(self._touched.set)
+            await self._watch(notifier, peek)
 
-    async def _watch(self, notifier: Notifier) -> None:
+    async def _watch(self, notifier: Notifier, peek: Peek) -> None:
         clock = asyncio.get_running_loop().time
-        known: int | None = None
+        known = peeked = None
         touched_at, rechecks = -inf, len(RECHECKS_S)
         next_poll = clock()
         streak = 0
         while True:
-            version = await self._data_version()
+            now = clock()
+            found = peek.version()
+            if found is None or found != peeked or now >= next_poll:
+                peeked = found
+                version = await self._data_version()
             if version != known:
                 known = version
                 streak += 1
@@ -203,6 +228,9 @@ class CommitWatch:
             due = touched_at + RECHECKS_S[rechecks] if rechecks < len(RECHECKS_S) else inf
             if await self._wait(min(due, next_poll) - now):
                 touched_at, rechecks = clock(), 0
+
+    def _peek(self) -> Peek:
+        return Peek(self._database)
 
     async def _wait(self, seconds: float) -> bool:
         """Whether the file was touched within this time."""

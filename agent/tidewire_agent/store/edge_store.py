@@ -214,6 +214,12 @@ class EdgeStore:
             self._parts.wal.run_if_due()
             return outcome if outcome.more or not self._parts.loader.tidy() else outcome._replace(more=True)
 
+    @property
+    def has_to_seal(self) -> bool:
+        """Whether `seal` has anything to do."""
+        with _sqlite_errors():
+            return self._parts.sealer.waiting()
+
     def heed(self, batch_bytes_max: int) -> None:
         """Seal no batch above what the hub takes, as its Welcome says."""
         self._parts.changes.heed(batch_bytes_max)

@@ -21,7 +21,7 @@ from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
 from tidewire_agent.store.draft import Draft, Drafter, TooManyBytes, encoded_seeds
 from tidewire_agent.store.healing import healed
 from tidewire_agent.store.meta import Meta
-from tidewire_agent.store.outbox import Outbox
+from tidewire_agent.store.outbox import Outbox, SealedBatch
 from tidewire_agent.store.reading import snapshot
 from tidewire_agent.store.seeds import Seeds
 from tidewire_agent.store.taken_over import TakenOver
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 class SealOutcome(NamedTuple):
     """What a call of `Sealer.seal` did."""
 
-    batches: int
-    """How many batches it stored (0 or 1)."""
+    batch: SealedBatch | None
+    """What it stored, if there was anything to send."""
     more: bool
     """Whether there is more to seal now."""
     lock_s: float
@@ -88,7 +88,7 @@ class Sealer:
     def seal(self, now_ms: int) -> SealOutcome:
         """Seal what is committed now: the change log first, seeds when it is empty."""
         if self._seeds.held:
-            return SealOutcome(batches=0, more=False, lock_s=0.0)
+            return SealOutcome(batch=None, more=False, lock_s=0.0)
         if self._seeds.is_over:
             with self._transaction():
                 healed(self._meta)
@@ -97,14 +97,12 @@ class Sealer:
         if draft is None:
             return self._seeds_as_batch(now_ms)
         if len(draft.changes_json) > self._changes.batch_bytes_max:
-            lock_s = self._set_aside(draft, now_ms)
-            sent = 0
+            batch, lock_s = None, self._set_aside(draft, now_ms)
         else:
-            lock_s = self._store(draft, now_ms)
-            sent = 0 if draft.is_empty else 1
+            batch, lock_s = self._store(draft, now_ms)
         left = self._changes.left()
         return SealOutcome(
-            batches=sent,
+            batch=batch,
             more=left > 0 or self._seeds.waiting(),
             lock_s=lock_s,
             changes=draft.stretch.changes,
@@ -138,7 +136,11 @@ class Sealer:
                 if not self._changes.cut_smaller(stretch):
                     return draft
 
-    def _store(self, draft: Draft, now_ms: int) -> float:
+    def waiting(self) -> bool:
+        """Whether there is anything to seal now."""
+        return self._changes.left() > 0 or self._seeds.waiting()
+
+    def _store(self, draft: Draft, now_ms: int) -> tuple[SealedBatch | None, float]:
         batch = None if draft.is_empty else self._outbox.next_batch(draft.changes_json, now_ms)
         with self._transaction():
             started = time.perf_counter()
@@ -146,7 +148,7 @@ class Sealer:
                 self._outbox.append(batch)
             self._took(draft)
             self._connection.executemany("DELETE FROM tidewire_unsent WHERE t = ? AND key = ?", draft.whole)
-        return time.perf_counter() - started
+        return batch, time.perf_counter() - started
 
     def _set_aside(self, draft: Draft, now_ms: int) -> float:
         """One row that alone is above the limit: it cannot travel, and a person is told."""
@@ -171,10 +173,10 @@ class Sealer:
 
     def _seeds_as_batch(self, now_ms: int) -> SealOutcome:
         if self._taken_over.settle():
-            return SealOutcome(batches=0, more=True, lock_s=0.0)
+            return SealOutcome(batch=None, more=True, lock_s=0.0)
         chunk = self._seeds.next_chunk(now_ms)
         if chunk is None:
-            return SealOutcome(batches=0, more=False, lock_s=0.0)
+            return SealOutcome(batch=None, more=False, lock_s=0.0)
         bytes_max = self._changes.batch_bytes_max
         encoded = encoded_seeds(chunk.synced, self._meta.checkpoint, chunk.rows)
         too_large = None
@@ -196,7 +198,7 @@ class Sealer:
             self._dead_letters.add(chunk.dead)
             self._seeds.offered(chunk)
         lock_s = time.perf_counter() - started
-        return SealOutcome(batches=1 if sends else 0, more=True, lock_s=lock_s, bytes=len(encoded))
+        return SealOutcome(batch=batch, more=True, lock_s=lock_s, bytes=len(encoded))
 
     # ── rows that cannot be sent ──────────────────────────────────────────────────────────────────────────────────
 

@@ -39,7 +39,7 @@ class Device:
 
     def seal(self) -> None:
         """Until nothing is left to seal."""
-        while self.store.seal(0).batches:
+        while self.store.seal(0).batch:
             pass
 
     def append(self, seq: int, changes_json: bytes, *, device: str, batch: int, digest: str) -> None:
