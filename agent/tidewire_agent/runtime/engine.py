@@ -21,6 +21,7 @@ from tidewire_agent.runtime import filework
 from tidewire_agent.runtime.database import Database
 from tidewire_agent.runtime.inbox import Inbox
 from tidewire_agent.runtime.pace import Pace
+from tidewire_agent.runtime.publisher import Publisher
 from tidewire_agent.runtime.troubles import Troubles
 from tidewire_agent.runtime.verifying import Verifications
 from tidewire_agent.runtime.watch import CommitWatch
@@ -55,14 +56,12 @@ from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
-from tidewire_link.errors import Disconnected as PublishCut
-from tidewire_link.errors import LinkError, NotConnected, PayloadTooLarge, PublishDenied, WindowFull
+from tidewire_link.errors import LinkError, NotConnected
 from tidewire_link.port import Link
 from tidewire_schemas import topics
 from tidewire_schemas.codec import encode
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import FreshRequest, Page, ReplayRequest, Welcome
-from tidewire_schemas.parts import split
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import SnapshotRequest
 from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
@@ -114,7 +113,6 @@ class Engine:
     ) -> None:
         self._settings = settings
         self._database = database
-        self._link = link
         self._boot = boot
         self._inbox = inbox
         self._troubles = troubles
@@ -125,10 +123,8 @@ class Engine:
         self.incarnation = standing.incarnation
         self._up_topic = topics.up(settings.stream, device)
         self._ask_topic = topics.ask(settings.stream, device)
-        self._link_bytes_max = settings.payload_bytes_max
-        self._hub_bytes_max = settings.payload_bytes_max
+        self._publisher = Publisher(link, settings.payload_bytes_max, troubles)
         self._batch_bytes_max: int | None = None
-        self._denied_topic: str | None = None
         # Both are bounded by what the session asks for: one reading of batches, one page, a few questions.
         self._to_hub: asyncio.Queue[HubEffect] = asyncio.Queue()
         self._to_file: asyncio.Queue[FileEffect] = asyncio.Queue()
@@ -202,8 +198,7 @@ class Engine:
 
     def connected(self, payload_bytes_max: int) -> None:
         """The broker is there and the subscriptions are granted."""
-        self._link_bytes_max = min(payload_bytes_max, self._settings.payload_bytes_max)
-        self._troubles.clear(PayloadTooLarge.code, PublishDenied.code)
+        self._publisher.connected(payload_bytes_max)
         self._perform(self.session.connected(self._loop.time()))
 
     def disconnected(self) -> None:
@@ -267,7 +262,7 @@ class Engine:
                 case BeginLoad() | LoadChunk() | FinishLoad() | ForgetLoad():
                     self._to_file.put_nowait(effect)
                 case Limits():
-                    self._hub_bytes_max = effect.payload_bytes_max
+                    self._publisher.heed(effect.payload_bytes_max)
                     self._batch_bytes_max = effect.batch_bytes_max
                 case PublishState():
                     _log.info("%s", _STATE_LINES[effect.state])
@@ -463,7 +458,7 @@ class Engine:
                     case SendHello():
                         self._hello_waits = False
                         hello = await self.patiently(lambda: self._database.run(filework.hello, self._boot))
-                        await self._publish(self._ask_topic, encode(hello))
+                        await self._publisher.publish(self._ask_topic, encode(hello))
                     case RequestReplay(position, pages):
                         await self._ask(
                             ReplayRequest(incarnation=self.incarnation, boot=self._boot, position=position, pages=pages)
@@ -490,7 +485,7 @@ class Engine:
                 self._troubles.say_error(error)
 
     async def _ask(self, message: ReplayRequest | SnapshotRequest | FreshRequest | VerifyRequest) -> None:
-        await self._publish(self._ask_topic, encode(message))
+        await self._publisher.publish(self._ask_topic, encode(message))
 
     async def _send_batches(self, effect: SendBatches) -> None:
         newest = self._newest
@@ -509,38 +504,7 @@ class Engine:
             if self._batch_bytes_max is not None and len(batch.payload) > self._batch_bytes_max:
                 await self._reintroduce()  # it was sealed before the limit was heard of: it will be taken apart
                 return
-            await self._publish(self._up_topic, batch.payload, turn=effect.turn)
-
-    async def _publish(self, topic: str, payload: bytes, *, turn: int | None = None) -> None:
-        for piece in split(payload, min(self._link_bytes_max, self._hub_bytes_max)):
-            while True:
-                await self._link.room()
-                if turn is not None and turn != self.session.turn:
-                    return  # the handshake began anew meanwhile
-                try:
-                    future = self._link.publish(topic, piece)
-                except WindowFull:
-                    continue
-                break
-            future.add_done_callback(partial(self._published, topic))
-
-    def _published(self, topic: str, future: asyncio.Future[None]) -> None:
-        if future.cancelled():
-            return
-        match future.exception():
-            case None:
-                if topic == self._denied_topic:
-                    self._denied_topic = None
-                    self._troubles.clear(PublishDenied.code)
-            case NotConnected() | PublishCut():
-                pass
-            case PublishDenied() as error:
-                self._denied_topic = topic
-                self._troubles.say_error(error)
-            case LinkError() as error:
-                self._troubles.say_error(error)
-            case error:
-                _log.error("a publish failed: %r", error)
+            await self._publisher.publish(self._up_topic, batch.payload, still=lambda: self.session.turn == effect.turn)
 
 
 _STATE_LINES: Final = {
