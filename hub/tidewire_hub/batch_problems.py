@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tidewire_hub.stream import BatchProblem
     from tidewire_hub.voice import Voice
 
-CHAIN_CODES: Final = ("resend", "fork")
-"""Problems of a device's chain of batches, which device and hub solve between them."""
+CHAIN_CODES: Final = ("resend", "fork", "hello_needed")
+"""Problems of a device's chain of batches, or of what is known of it, which device and hub solve between them."""
 
 
 def pass_on(
@@ -27,7 +27,7 @@ def pass_on(
     Where its chain broke it is told once per incarnation, though every batch behind the break made the same problem.
     """
     for problem in {(p.incarnation, p.code): p for p in problems if p.code in CHAIN_CODES}.values():
-        level: Literal["info", "warning"] = "info" if problem.code == "resend" else "warning"
+        level: Literal["info", "warning"] = "warning" if problem.code == "fork" else "info"
         voice.report(level, problem.message, device=session.device, code=problem.code)
         voice.complain(
             session,

@@ -14,6 +14,8 @@ class Incoming(NamedTuple):
 
     device: str
     payload: bytes
+    greeted: bool = True
+    """Whether the device has told this leader its tables: what is still unknown then is refused."""
 
 
 class Acked(NamedTuple):
@@ -29,7 +31,8 @@ class Acked(NamedTuple):
 class BatchProblem(NamedTuple):
     """What could not be done with an incoming batch; the fields are those of the `Problem` message.
 
-    Codes: `resend` (go on from `batch`), `fork` (digests differ at `batch`), `internal`, or a `MessageError`'s code.
+    Codes: `resend` (go on from `batch`), `fork` (digests differ at `batch`), `hello_needed` (say which tables there
+    are), `internal`, or a `MessageError`'s code.
     """
 
     device: str

@@ -8,6 +8,7 @@ from typing import Final
 
 from pydantic_core import to_json
 
+from tidewire_hub.catalogue import Catalogue
 from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming
 from tidewire_hub.dedupe import Again, Fork, Resend, place_of
 from tidewire_hub.effects import effects_of
@@ -23,6 +24,7 @@ from tidewire_schemas.codec import ParsedBatch, encode_entry, encode_runs, parse
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.errors import DatabaseError, MessageError
 from tidewire_schemas.messages import Batch, Parent
+from tidewire_schemas.names import fold
 from tidewire_schemas.positions import Epoch, Position, Seq
 
 
@@ -111,6 +113,10 @@ class Sequencer:
             return None
         if isinstance(place, Resend | Fork):
             return _misplaced(item.device, batch, place)
+        if not item.greeted and (unknown := _unknown(batch, self._state.catalogue)) is not None:
+            return BatchProblem(
+                item.device, batch.incarnation, "hello_needed", f"{unknown} is not known here", "", True, batch.batch
+            )
         try:
             self._sequence(item.device, parsed, digest, place.parent)
         except (DatabaseError, sqlite3.OperationalError, MemoryError):
@@ -188,6 +194,18 @@ class Sequencer:
 
     def _ack(self, device: str, incarnation: str, batch: int, digest: str, seq: Seq) -> None:
         self._commit.acks.append(Acked(device, incarnation, batch, digest, seq))
+
+
+def _unknown(batch: Batch, catalogue: Catalogue) -> str | None:
+    """A table or a column of a batch of which no device has told, None where all are known."""
+    for run in without_forgotten(batch.changes, catalogue):
+        table = catalogue.find(run.table)
+        if table is None:
+            return f"table {run.table!r}"
+        for name in run.columns:
+            if fold(name) not in table.columns:
+                return f"column {name!r} of table {run.table!r}"
+    return None
 
 
 def _misplaced(device: str, batch: Batch, place: Resend | Fork) -> BatchProblem:

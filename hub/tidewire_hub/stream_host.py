@@ -61,6 +61,8 @@ class StreamHost:
     def __init__(self, stream: Stream, settings: HubSettings) -> None:
         self.stream = stream
         self._settings = settings
+        self._greeted: set[str] = set()
+        """Devices that have told this leader their tables."""
         self._retention = Retention(
             entries=settings.retention_entries,
             bytes=settings.retention_bytes,
@@ -94,6 +96,7 @@ class StreamHost:
         """An epoch above everything stored and heard; the present one if it is that already."""
         if heard_epoch and self.stream.epoch > heard_epoch:
             return self.stream.epoch
+        self._greeted.clear()
         return self.stream.lead(wall_ms(), randbits(20), heard_epoch)
 
     def remember_replaced(self, head: Head) -> None:
@@ -114,12 +117,17 @@ class StreamHost:
         check_reserve(self._settings.data, self._settings.disk_reserve_bytes)
         until_s = time.monotonic() + self._settings.commit_time_max_s
         return self.stream.sequence(
-            [Incoming(*batch) for batch in group], wall_ms(), lambda: time.monotonic() >= until_s
+            [Incoming(*batch, greeted=batch.device in self._greeted) for batch in group],
+            wall_ms(),
+            lambda: time.monotonic() >= until_s,
         )
 
     def greet(self, greet: Greet) -> Standing:
         """Take a device's tables, and look up where it stands."""
         device, hello = greet.device, greet.hello
+        if len(self._greeted) >= self._settings.devices_max:
+            self._greeted.clear()  # they are asked to say Hello where it matters
+        self._greeted.add(device)
         accepted = self.stream.accepted(device, hello.incarnation)
         sealed = hello.last_sealed
         parted = accepted and sealed and (accepted.batch, accepted.digest) != (sealed.batch, sealed.digest)

@@ -154,13 +154,13 @@ async def hub_state_deleted(world: World) -> bool:
     return True
 
 
-@fault(0.7)
+@fault(2)
 async def hub_rolled_back(world: World) -> bool:
     """The hub's files go back to an older copy; its snapshots do not."""
     return world.roll_hub_back(state=True)
 
 
-@fault(0.4)
+@fault(1.5)
 async def hub_loses_its_tail(world: World) -> bool:
     """The hub's log goes back to an older copy, and its state does not."""
     return not world.short_log and world.roll_hub_back(state=False)

@@ -153,6 +153,25 @@ def test_an_ack_carries_what_the_device_sent(stream: Stream) -> None:
     assert only_entry(commit).digest == digest
 
 
+def test_a_batch_with_a_table_that_nobody_told_of_waits_for_the_hello_of_its_device() -> None:
+    """A new leader may get batches before the Hello that tells of their tables: to refuse rows is for good."""
+    stream = open_stream()
+    one, two = batches(HandDevice("a"), 2)
+    commit = send(stream, one._replace(greeted=False), two._replace(greeted=False))
+    assert not commit.entries
+    assert [(p.code, p.batch) for p in commit.problems] == [("hello_needed", 1), ("resend", 1)]
+    stream.declare("a", [TABLE])
+    assert [ack.batch for ack in send(stream, one, two).acks] == [1, 2]
+
+
+def test_so_does_one_with_a_column_that_nobody_told_of() -> None:
+    stream = open_stream()
+    stream.declare("a", [TABLE])
+    device = HandDevice("a")
+    batch = device.seal(device.put("t", "id text later", [1, "x", "y"]))
+    assert [p.code for p in send(stream, batch._replace(greeted=False)).problems] == ["hello_needed"]
+
+
 # ── bad batches ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 DEEP = b'{"v":1,"type":"batch","changes":' + b"[" * 5000 + b"]" * 5000 + b"}"
