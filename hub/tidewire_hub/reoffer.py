@@ -76,7 +76,7 @@ def what_counts(runs: Sequence[Run], catalogue: Catalogue, view: View, ranks: Ra
                 whole.append(op)
             elif columns:
                 kept.append(_part_of(op, columns))
-            elif _is_news(op, view, ranks):
+            elif op.op == "seed" or _is_news(op, view, ranks):
                 overtaken.append(op)
         start += len(run.rows)
         if whole:
@@ -106,7 +106,10 @@ def _columns_that_count(op: RowOp, view: View, ranks: Ranks) -> set[str] | None:
 
 
 def _is_news(op: RowOp, view: View, ranks: Ranks) -> bool:
-    """Whether a row was overtaken since the end of the log was lost; else the history is as it was."""
+    """Whether a row was overtaken since the end of the log was lost; else the history is as it was.
+
+    Of seeds it is always said: their device may have taken a snapshot, which does not tell of deleted rows.
+    """
     row = view.row(op.id)
     if row is None or (op.op == "delete" and row.cells is None):
         return False

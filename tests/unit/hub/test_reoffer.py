@@ -92,6 +92,14 @@ def test_a_delete_offered_again_keeps_older_births_away_and_yields_to_newer_ones
         assert [row["id"] for row in only_two.rows()] == ["old"]
 
 
+def test_a_device_hears_of_a_seed_whose_row_was_deleted_later_in_the_lost_part(hub: Restored) -> None:
+    """A snapshot does not tell it of the delete, so else it would keep the row."""
+    send(hub.stream, hub.a.seal(hub.a.delete("t", "id", ["old"]), was=was(5)))
+    entry = only_entry(send(hub.stream, hub.b.seal(hub.b.seed("t", COLUMNS, ["old", 1, 1]), was=was(3))))
+    assert [(refusal.key, refusal.reason, refusal.row) for refusal in entry.refused] == [(["old"], "overtaken", None)]
+    assert hub.rows() == []
+
+
 def test_a_row_that_was_written_since_is_not_deleted_by_what_was_lost(hub: Restored) -> None:
     send(hub.stream, hub.b.seal(hub.b.set("t", "id x", ["old", "new"])))
     entry = only_entry(send(hub.stream, hub.a.seal(hub.a.delete("t", "id", ["old"]), was=was(2))))
