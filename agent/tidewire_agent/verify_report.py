@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
 
+from tidewire_schemas import verification as wire
+from tidewire_schemas.codec import encode
 from tidewire_schemas.positions import Position
+
+TOLD_BYTES_MAX: Final = 64 * 1024
+"""Of a report to the hub: rows that do not fit are not listed there. Below the limit of any message to a hub."""
 
 
 class ReportPart(BaseModel):
@@ -75,3 +80,32 @@ class VerifyReport(ReportPart):
     def without_rows(self) -> VerifyReport:
         """The same without the rows that it lists."""
         return self.model_copy(update={"tables": tuple(t.model_copy(update={"listed": ()}) for t in self.tables)})
+
+
+def told(report: VerifyReport, nonce: str, incarnation: str, boot: str) -> wire.VerifyReport:
+    """The report for the hub, with as many rows listed as there is room for."""
+    left = max((len(table.listed) for table in report.tables), default=0)
+    while True:
+        tables = tuple(
+            wire.ComparedTable(
+                table=table.table,
+                rows=table.rows,
+                differing=table.differing,
+                listed=tuple(wire.DifferingRow(key=row.key, here=row.here, hub=row.hub) for row in table.listed[:left]),
+                pending=table.pending,
+                unsettled=table.unsettled,
+                problem=table.problem,
+            )
+            for table in report.tables
+        )
+        message = wire.VerifyReport(
+            incarnation=incarnation,
+            boot=boot,
+            nonce=nonce,
+            position=report.position,
+            tables=tables,
+            problem=report.problem,
+        )
+        if not left or len(encode(message)) <= TOLD_BYTES_MAX:
+            return message
+        left //= 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from tidewire_hub.settings import ENV_PREFIX, HubSettings
 from tidewire_link.command_line import (
     EXIT_CODES_HELP,
     CommandGroup,
+    ExitCode,
     json_option,
     load_settings,
     print_records,
@@ -28,6 +30,7 @@ from tidewire_link.command_line import (
     time_text,
     version,
 )
+from tidewire_link.settings import BrokerSettings
 
 _FOLLOW_INTERVAL_S: Final = 0.2
 """How often `log --follow` looks for new entries."""
@@ -192,6 +195,45 @@ def digests(config: str | None, as_json: bool, **values: Any) -> None:
     head, tables, _ = read_state(_settings(values, config))
     records = [{**table._asdict(), "epoch": head.epoch, "seq": head.seq} for table in tables]
     print_records(records, ["table", "rows", "digest", "seq"], as_json=as_json, empty="no table was declared yet")
+
+
+@main.command()
+@settings_options(HubSettings, "data", "stream", "broker", *BrokerSettings.model_fields)
+@click.argument("device")
+@click.option("--table", "tables", multiple=True, metavar="TABLE", help="Only this table; repeat it for more.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the device's report.",
+)
+@json_option
+def verify(
+    config: str | None, device: str, tables: tuple[str, ...], timeout: float, as_json: bool, **values: Any
+) -> None:
+    """Have DEVICE compare its rows with the hub's now, and list those that are not as the log says.
+
+    The hub and the device's agent must run; both go on with their work. Nothing is repaired: that is done on the
+    device. Exit code 1 if rows differ, if something could not be compared, or if no report came.
+    """
+    import asyncio  # noqa: PLC0415
+
+    from tidewire_hub.verify_device import lines, verify_device  # noqa: PLC0415
+    from tidewire_schemas.names import check_topic_name  # noqa: PLC0415
+
+    check_topic_name(device, "device")
+    report = asyncio.run(verify_device(_settings(values, config), device, tables, timeout_s=timeout))
+    if as_json:
+        print_records([table.model_dump(mode="json") for table in report.tables], [], as_json=True, empty="")
+    else:
+        for line in lines(report):
+            click.echo(line)
+    if report.problem:
+        click.echo(report.problem, err=True)
+    if not report.equal:
+        sys.exit(ExitCode.ERROR)
 
 
 @main.command()

@@ -36,7 +36,7 @@ from tidewire_schemas import codec, topics
 from tidewire_schemas.errors import MessageTooLarge, SequenceGap, TidewireError
 from tidewire_schemas.messages import FreshAnswer, FreshRequest, Head, Hello, HubState, Part, ReplayRequest
 from tidewire_schemas.snapshots import SnapshotRequest
-from tidewire_schemas.verification import VerifyRequest
+from tidewire_schemas.verification import VerifyReport, VerifyRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -273,6 +273,8 @@ class HubCore:
                 self._voice.tell(session.device, answer)
             case VerifyRequest():
                 self.verifications.take(session.device, message)
+            case VerifyReport():
+                pass  # for `tidewire-hub verify`, which hears it itself
 
     # ── inputs: what became of effects ────────────────────────────────────────────────────────────────────────────
 

@@ -19,7 +19,7 @@ from tidewire_schemas.shapes import COLUMNS_MAX, TableShape
 from tidewire_schemas.snapshots import LoadProgress, Snapshot, SnapshotChunk, SnapshotRequest
 from tidewire_schemas.topics import Kind
 from tidewire_schemas.values import WireRow, check_rows
-from tidewire_schemas.verification import Verified, VerifyAnswer, VerifyRequest
+from tidewire_schemas.verification import Verified, VerifyAnswer, VerifyNow, VerifyReport, VerifyRequest
 
 HISTORY_MAX: Final = 64
 """Epochs that a device remembers: a hub that comes back has lost the last of them, not the last 64."""
@@ -423,11 +423,12 @@ class Part(Message):
 
 UpMessage = Annotated[Batch | Part, Field(discriminator="type")]
 AskMessage = Annotated[
-    Hello | ReplayRequest | SnapshotRequest | FreshRequest | VerifyRequest | Part, Field(discriminator="type")
+    Hello | ReplayRequest | SnapshotRequest | FreshRequest | VerifyRequest | VerifyReport | Part,
+    Field(discriminator="type"),
 ]
 LogMessage = Annotated[Page | Part, Field(discriminator="type")]
 InMessage = Annotated[
-    Welcome | Ack | Replay | Snapshot | SnapshotChunk | FreshAnswer | VerifyAnswer | Problem | Part,
+    Welcome | Ack | Replay | Snapshot | SnapshotChunk | FreshAnswer | VerifyAnswer | VerifyNow | Problem | Part,
     Field(discriminator="type"),
 ]
 

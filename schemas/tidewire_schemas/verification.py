@@ -7,7 +7,7 @@ ranges within them, and at last for the rows.
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import FailFast, Field, model_validator
 
@@ -25,6 +25,9 @@ ROWS_ASKED_MAX: Final = 64
 
 RANGE_LISTED_MAX: Final = 64
 """A range of up to so many rows is answered by the list of them, a larger one by smaller ranges."""
+
+TABLES_ASKED_MAX: Final = 1_000
+"""Tables that `VerifyNow` may name."""
 
 RANGE_DIGITS: Final = 2
 """By so many digits of the hash a smaller range is longer than the one that it is part of."""
@@ -102,6 +105,61 @@ class VerifyAnswer(Message):
     of rows, or by its parts that have rows."""
     rows: Annotated[tuple[VerifyRow, ...], FailFast()] = ()
     """Of the rows that were asked for, the first ones for which there was room."""
+
+
+class VerifyNow(Message):
+    """A person at the hub wants a device to compare its rows now: whoever runs under its name answers."""
+
+    type: Literal["verify_now"] = "verify_now"
+    nonce: Id
+    tables: Annotated[tuple[Identifier, ...], FailFast()] = Field(default=(), max_length=TABLES_ASKED_MAX)
+    """All that are attached there, if empty."""
+
+
+class DifferingRow(Component):
+    """A row that is not on the device as the log says. Values are wire values by column; long ones are shortened."""
+
+    key: list[Any]
+    here: dict[str, Any] | None
+    """On the device; None where it has no such row."""
+    hub: dict[str, Any] | None
+    """None where the hub has no such row."""
+
+
+class ComparedTable(Component):
+    """What a device found of one of its tables."""
+
+    table: Identifier
+    rows: Count
+    differing: Count
+    """Rows that are not as the log says."""
+    listed: Annotated[tuple[DifferingRow, ...], FailFast()] = ()
+    """The first of them."""
+    pending: Count = 0
+    """Rows that were not compared, as a change of them is on its way."""
+    unsettled: Count = 0
+    """Rows that were written again and again while they were looked at."""
+    problem: str = ""
+    """Why the table was not compared, or not to the end."""
+
+
+class VerifyReport(Message):
+    """A device answers `VerifyNow` with what it found."""
+
+    type: Literal["verify_report"] = "verify_report"
+    incarnation: Id
+    boot: Id
+    nonce: Id
+    position: Position
+    """The last entry applied when it began."""
+    tables: Annotated[tuple[ComparedTable, ...], FailFast()] = ()
+    problem: str = ""
+    """Why nothing was compared."""
+
+    @property
+    def equal(self) -> bool:
+        """Whether everything was compared, and is equal."""
+        return not (self.problem or any(t.differing or t.problem or t.pending or t.unsettled for t in self.tables))
 
 
 class Verified(Component):

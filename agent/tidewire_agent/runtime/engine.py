@@ -59,16 +59,17 @@ from tidewire_agent.store.outbox import SealedBatch
 from tidewire_link.errors import LinkError, NotConnected
 from tidewire_link.port import Link
 from tidewire_schemas import topics
+from tidewire_schemas.base import Message
 from tidewire_schemas.codec import encode
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import FreshRequest, Page, ReplayRequest, Welcome
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import SnapshotRequest
-from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
+from tidewire_schemas.verification import VerifyAnswer, VerifyNow, VerifyReport, VerifyRequest
 
 R = TypeVar("R")
 
-HubEffect = SendHello | SendBatches | RequestReplay | RequestSnapshot | AskFresh | VerifyRequest
+HubEffect = SendHello | SendBatches | RequestReplay | RequestSnapshot | AskFresh | VerifyRequest | VerifyReport
 FileEffect = Follow | ApplyPage | AnswerFresh | Renumber | Heal | AwaitSnapshot | filework.LoadEffect
 
 DIVERGED_PAUSE_S: Final = 5.0
@@ -218,8 +219,8 @@ class Engine:
                 self._on_change(False)
             return
         message, size = received
-        if isinstance(message, VerifyAnswer):
-            self.verifications.answered(message)
+        if isinstance(message, VerifyAnswer | VerifyNow):
+            self.verifications.take(message)
             return
         if isinstance(message, Welcome):
             points = [*((message.accepted,) if message.accepted else ()), *message.recent]
@@ -243,9 +244,9 @@ class Engine:
         """The last entry applied."""
         return self.session.position
 
-    def ask_hub(self, request: VerifyRequest) -> None:
-        """Send a question after what is to be sent before it; lost where there is no connection."""
-        self._to_hub.put_nowait(request)
+    def tell_hub(self, message: VerifyRequest | VerifyReport) -> None:
+        """Send a question or a report after what is to be sent before it; lost where there is no connection."""
+        self._to_hub.put_nowait(message)
 
     # ── effects ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -477,14 +478,14 @@ class Engine:
                         )
                     case AskFresh(nonce):
                         await self._ask(FreshRequest(incarnation=self.incarnation, boot=self._boot, nonce=nonce))
-                    case VerifyRequest():
+                    case VerifyRequest() | VerifyReport():
                         await self._ask(effect)
             except NotConnected:
                 pass  # the link says so by an event, and the handshake begins anew
             except LinkError as error:
                 self._troubles.say_error(error)
 
-    async def _ask(self, message: ReplayRequest | SnapshotRequest | FreshRequest | VerifyRequest) -> None:
+    async def _ask(self, message: Message) -> None:
         await self._publisher.publish(self._ask_topic, encode(message))
 
     async def _send_batches(self, effect: SendBatches) -> None:

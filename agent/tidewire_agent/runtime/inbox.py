@@ -14,7 +14,7 @@ from tidewire_schemas import codec, topics
 from tidewire_schemas.errors import MessageError, SequenceGap
 from tidewire_schemas.messages import Part
 from tidewire_schemas.parts import Assembler
-from tidewire_schemas.verification import VerifyAnswer
+from tidewire_schemas.verification import VerifyAnswer, VerifyNow
 
 REJECTED_KEPT_MAX: Final = 10
 """Messages that could not be used are counted; the last ones are kept for `status`."""
@@ -29,7 +29,7 @@ _log = logging.getLogger("tidewire.agent")
 class Received(NamedTuple):
     """A message and its size on the wire, in bytes."""
 
-    message: Incoming | VerifyAnswer
+    message: Incoming | VerifyAnswer | VerifyNow
     size: int
 
 

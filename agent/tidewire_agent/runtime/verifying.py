@@ -12,6 +12,7 @@ import random
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Final, Protocol, TypeVar
@@ -38,8 +39,9 @@ from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.verify import scan
 from tidewire_agent.store.verify_questions import VerifyQuestion
-from tidewire_agent.verify_report import VerifyReport
+from tidewire_agent.verify_report import VerifyReport, told
 from tidewire_link.errors import SubscriptionDenied
+from tidewire_schemas import verification as wire
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.positions import Position
 from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
@@ -49,6 +51,9 @@ ROWS_DIFFER: Final = "rows_differ"
 
 _KEEPS_FROM_ASKING: Final = frozenset({BROKER, SubscriptionDenied.code, *complaints.SOLVED_BY_WELCOME})
 """Codes of problems that are in the way of a handshake."""
+
+ORDERS_MAX: Final = 16
+"""Comparisons asked for at the hub that may wait."""
 
 _ASKED_TIMES: Final = 3
 """How often a question is asked that gets no answer."""
@@ -79,8 +84,8 @@ class Shell(Protocol):
     def incarnation(self) -> str:
         """Which life of the database."""
 
-    def ask_hub(self, request: VerifyRequest) -> None:
-        """Send a question after what is to be sent before it; lost where there is no connection."""
+    def tell_hub(self, message: VerifyRequest | wire.VerifyReport) -> None:
+        """Send a question or a report after what is to be sent before it; lost where there is no connection."""
 
     async def patiently(self, call: Callable[[], Awaitable[R]]) -> R:
         """The call's result; while the database is locked or the disk is full it is tried again."""
@@ -114,6 +119,7 @@ class Verifications:
         self._news = asyncio.Event()
         self._ended = threading.Event()
         self._nonces: set[str] = set()
+        self._orders: deque[wire.VerifyNow] = deque()
         self._answer: asyncio.Future[VerifyAnswer] | None = None
         self.report: VerifyReport | None = None
         """What the last one found."""
@@ -123,7 +129,20 @@ class Verifications:
         if questions:
             self._news.set()
 
-    def answered(self, answer: VerifyAnswer) -> None:
+    def take(self, message: VerifyAnswer | wire.VerifyNow) -> None:
+        """The hub has sent something for verifications."""
+        if isinstance(message, VerifyAnswer):
+            self._answered(message)
+        else:
+            self._ordered(message)
+
+    def _ordered(self, order: wire.VerifyNow) -> None:
+        """A person at the hub wants a comparison. Where many wait, the newest are let be: they may ask again."""
+        if order not in self._orders and len(self._orders) < ORDERS_MAX:
+            self._orders.append(order)
+            self._news.set()
+
+    def _answered(self, answer: VerifyAnswer) -> None:
         """The hub says what rows it holds."""
         ours = answer.boot == self._boot and answer.nonce in self._nonces
         if ours and self._answer is not None and not self._answer.done():
@@ -140,6 +159,10 @@ class Verifications:
                 if question is not None:
                     report = await self._verify(Wish(question.tables, question.repair))
                     await self._tell(question, report)
+                elif self._orders:
+                    report = await self._verify(Wish(self._orders[0].tables))
+                    nonce = self._orders.popleft().nonce
+                    self._shell.tell_hub(told(report, nonce, self._shell.incarnation, self._boot))
                 elif time.monotonic() >= due:
                     due = time.monotonic() + interval_s
                     await self._verify(Wish())
@@ -161,7 +184,7 @@ class Verifications:
     async def _question(self) -> VerifyQuestion | None:
         self._news.clear()
         waiting = await self._run(lambda store: store.questions.open())
-        if len(waiting) > 1:
+        if len(waiting) + len(self._orders) > 1:
             self._news.set()
         return waiting[0] if waiting else None
 
@@ -229,7 +252,7 @@ class Verifications:
         for _ in range(_ASKED_TIMES):
             nonce = secrets.token_hex(16)
             self._nonces.add(nonce)  # an answer to the same question, asked before, will do
-            self._shell.ask_hub(self._request(step, nonce))
+            self._shell.tell_hub(self._request(step, nonce))
             done, _ = await asyncio.wait([self._answer], timeout=self._settings.verify_timeout_s)
             if done:
                 return self._answer.result()

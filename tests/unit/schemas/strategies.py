@@ -46,7 +46,17 @@ from tidewire_schemas.snapshots import (
     SnapshotTable,
 )
 from tidewire_schemas.values import INTEGER_MAX, INTEGER_MIN, RawText, Value, encode
-from tidewire_schemas.verification import Verified, VerifyAnswer, VerifyKey, VerifyRange, VerifyRequest, VerifyRow
+from tidewire_schemas.verification import (
+    ComparedTable,
+    Verified,
+    VerifyAnswer,
+    VerifyKey,
+    VerifyNow,
+    VerifyRange,
+    VerifyReport,
+    VerifyRequest,
+    VerifyRow,
+)
 
 
 def _is_raw(data: bytes) -> bool:
@@ -289,6 +299,17 @@ messages: dict[str, st.SearchStrategy[Message]] = {
         rows=st.lists(st.builds(VerifyRow, key=wire_rows(1), changed=counts, values=st.none() | wire_rows(2))).map(
             tuple
         ),
+    ),
+    "verify_now": st.builds(VerifyNow, nonce=ids, tables=st.lists(identifiers, max_size=3).map(tuple)),
+    "verify_report": st.builds(
+        VerifyReport,
+        **who,
+        nonce=ids,
+        position=positions,
+        tables=st.lists(
+            st.builds(ComparedTable, table=identifiers, rows=counts, differing=counts, problem=texts), max_size=3
+        ).map(tuple),
+        problem=texts,
     ),
     "problem": st.builds(
         Problem, incarnation=st.none() | ids, code=texts, message=texts, hint=texts, batch=st.none() | counts
