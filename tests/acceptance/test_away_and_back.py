@@ -73,7 +73,7 @@ def test_a_device_that_was_away_applies_each_entry_once_and_in_order(tmp_path: P
         # Small pieces, so that there are many moments to look at.
         a, b, c = (
             site.device("a", SCHEMA),
-            site.device("b", SCHEMA, "--apply-rows-max", "100"),
+            site.device("b", SCHEMA, "--lock-hold-ms-max", "1"),
             site.device("c", SCHEMA),
         )
         for device in (a, b, c):
