@@ -7,6 +7,7 @@ DatabaseError
 ├── WalReplaced             the -wal or -shm was deleted under the agent
 ├── DatabaseBusy            another program holds the write lock for longer than the busy timeout
 ├── DiskFull
+├── OutboxFull              more waits to be sent than the user allows, and writes are refused
 ├── DiskLow                 less space is free than the agent leaves alone
 ├── TableNotSyncable        one table: the others go on
 └── AnotherAgent            an agent already runs on this file
@@ -23,6 +24,9 @@ from pathlib import Path
 from typing import Final
 
 from tidewire_schemas.errors import DatabaseError, SettingError, TidewireError
+
+OUTBOX_FULL_BEGINS: Final = "tidewire: outbox full"
+"""How SQLite's error begins that an app gets."""
 
 
 class DatabaseMissing(DatabaseError):
@@ -69,6 +73,14 @@ class DiskFull(DatabaseError):
 
     code = "disk_full"
     hint = "free some space; the agent goes on by itself and nothing is lost"
+    retry = True
+
+
+class OutboxFull(DatabaseError):
+    """More waits to be sent than `outbox_bytes_max` allows, and the user chose that writes are refused then."""
+
+    code = "outbox_full"
+    hint = "write again when the hub has taken what waits: see `tidewire-agent status`"
     retry = True
 
 
@@ -151,6 +163,8 @@ def from_sqlite(error: sqlite3.Error, path: object = None) -> DatabaseError:
     text = str(error)
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or "locked" in text:
         return DatabaseBusy(f"the database is locked: {text}")
+    if text.startswith(OUTBOX_FULL_BEGINS):
+        return OutboxFull(text.removeprefix("tidewire: "))
     if name.startswith("SQLITE_FULL") or "disk is full" in text:
         return DiskFull("the disk of the database is full")
     if name.startswith("SQLITE_IOERR"):

@@ -139,6 +139,14 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     lock_pause_max_s: float = Field(default=1.0, gt=0, le=3600)
     """Longest time without sealing after the lock was held for long, as on a machine that stalls."""
 
+    offline_changes_max: int = Field(default=10_000, ge=1)
+    """While no batch can be sent, changes gather in the change log, where repeated writes of a row become one change.
+    With so many a batch is made all the same: a longer one would take long to be applied."""
+
+    offline_pause_max_s: float = Field(default=60.0, ge=0, le=86_400)
+    """The longest time for which changes gather then: what is sealed counts for `outbox_bytes_max`, and is known again
+    when a database is restored or copied."""
+
     watch: Literal["auto", "poll"] = "auto"
     """How commits are noticed: by inotify where there is one, or by looking at the file."""
 

@@ -79,6 +79,9 @@ class AgentStatus(Document):
     batches: int | None = None
     """Batches sealed and not yet known to be in the log."""
     batch_bytes: int | None = None
+    """Bytes of these."""
+    outbox_bytes_max: int | None = None
+    """Above so many happens what `outbox_full` says; None for no limit."""
     oldest_sealed_at: int | None = None
     """When the oldest of these was sealed, milliseconds since 1970."""
     parked: int | None = None

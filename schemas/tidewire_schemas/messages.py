@@ -231,6 +231,10 @@ class DeviceState(Message):
     position: Position | None = None
     pending: Count | None = None
     """Batches sealed and not yet in the log, and changes not yet sealed."""
+    outbox_bytes: Count | None = None
+    """Bytes of these batches."""
+    outbox_bytes_max: Count | None = None
+    """The limit that a user set for them, None for no limit."""
     oldest_unsent_at: Millis | None = None
     """When the oldest of these was sealed, milliseconds since 1970 by the device's clock."""
     dead_letters: Count | None = None

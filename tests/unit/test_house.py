@@ -38,6 +38,7 @@ PAHO_AT: Final = "tidewire_link.mqtt"
 PURE: Final = (
     "tidewire_schemas.*",
     "tidewire_agent.session.*",
+    "tidewire_agent.runtime.gathering",
     "tidewire_agent.runtime.pace",
     "tidewire_hub.core",
     "tidewire_hub.actions",

@@ -136,8 +136,10 @@ def _lines(document: dict[str, Any]) -> list[str]:
         loaded, chunks = document["snapshot"]["loaded"], document["snapshot"]["chunks"]
         lines.append(f"loading a snapshot: {loaded} of {chunks} chunks; tables hold some of its rows and not others")
     if document.get("changes") is not None:
+        limit = f" of {document['outbox_bytes_max']}" if document.get("outbox_bytes_max") else ""
         lines.append(
-            f"waiting: {document['changes']} changes, {document['batches']} batches ({document['batch_bytes']} bytes), "
+            f"waiting: {document['changes']} changes, {document['batches']} batches"
+            f" ({document['batch_bytes']}{limit} bytes), "
             f"the oldest sealed at {time_text(document['oldest_sealed_at'])}"
         )
         lines.append(f"{document['dead_letters']} dead letters, {document['parked']} parked rows")

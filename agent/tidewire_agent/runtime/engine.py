@@ -18,13 +18,16 @@ from typing import Final, TypeVar
 
 from tidewire_agent.errors import LogDiverged
 from tidewire_agent.runtime import filework
+from tidewire_agent.runtime.alarm import Alarm
 from tidewire_agent.runtime.database import Database
+from tidewire_agent.runtime.gathering import Gathering
 from tidewire_agent.runtime.inbox import Inbox
 from tidewire_agent.runtime.pace import Pace
 from tidewire_agent.runtime.publisher import Publisher
-from tidewire_agent.runtime.troubles import Troubles
+from tidewire_agent.runtime.troubles import Troubles, first_error
 from tidewire_agent.runtime.verifying import Verifications
 from tidewire_agent.runtime.watch import CommitWatch
+from tidewire_agent.session import complaints
 from tidewire_agent.session.effects import (
     AnswerFresh,
     ApplyPage,
@@ -50,12 +53,13 @@ from tidewire_agent.session.effects import (
 )
 from tidewire_agent.session.session import Session
 from tidewire_agent.session.standing import Standing
-from tidewire_agent.session.states import State
+from tidewire_agent.session.states import STATE_LINES, State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
+from tidewire_agent.store.seal import SealOutcome
 from tidewire_link.errors import LinkError, NotConnected
 from tidewire_link.port import Link
 from tidewire_schemas import topics
@@ -132,7 +136,7 @@ class Engine:
         self._hello_waits = False
         """Whether a Hello is to be made still: it will tell what the file holds then."""
         self._committed = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer = Alarm(self._tick)
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._pace = Pace(
             share_max=settings.lock_share_max,
@@ -142,6 +146,11 @@ class Engine:
             rush_pause_max_s=settings.rush_pause_max_s,
             now=self._loop.time(),
         )
+        self._gathering = Gathering(settings.offline_changes_max, settings.offline_pause_max_s)
+        self._gathered = Alarm(self.wake)
+        """Changes that gather are to be sealed now at the latest."""
+        self._holds_back = False
+        """Whether something may be left unsealed, as no batch could be sent."""
         self.verifications = Verifications(
             settings, database, self, troubles, boot=boot, report_changed=lambda: on_change(True)
         )
@@ -179,10 +188,10 @@ class Engine:
                 tasks.create_task(self.verifications.run(), name="verify")
                 tasks.create_task(self._fail_loudly(), name="timer")
         except BaseExceptionGroup as group:
-            raise _first(group) from group
+            raise first_error(group) from group
         finally:
-            if self._timer is not None:
-                self._timer.cancel()
+            self._timer.set(inf)
+            self._gathered.set(inf)
 
     def _on_commit(self) -> None:
         """The watch has seen a commit of another connection."""
@@ -266,26 +275,18 @@ class Engine:
                     self._publisher.heed(effect.payload_bytes_max)
                     self._batch_bytes_max = effect.batch_bytes_max
                 case PublishState():
-                    _log.info("%s", _STATE_LINES[effect.state])
+                    _log.info("%s", STATE_LINES[effect.state])
                     self._on_change(True)
                 case SayProblem():
                     self._troubles.say(effect.trouble)
                 case ClearProblem():
                     self._troubles.clear(effect.code)
-        self._set_timer()
-
-    def _set_timer(self) -> None:
-        wake_at = self.session.wake_at
-        if self._timer is not None:
-            if self._timer.when() == wake_at and not self._timer.cancelled():
-                return
-            self._timer.cancel()
-            self._timer = None
-        if wake_at != inf:
-            self._timer = self._loop.call_at(wake_at, self._tick)
+        if self._holds_back and self.session.takes_batches:
+            self._holds_back = False
+            self.wake()
+        self._timer.set(self.session.wake_at)
 
     def _tick(self) -> None:
-        self._timer = None
         try:
             # A timer may fire a clock's grain too early.
             now = max(self._loop.time(), min(self.session.wake_at, self._loop.time() + 0.001))
@@ -306,9 +307,7 @@ class Engine:
             await self._leave_lock()
             self._committed.clear()
             sealed = await self.patiently(self._look)
-            now = self._loop.time()
-            self._held(sealed.outcome.lock_s)
-            self._pace.sealed(sealed.outcome.changes, sealed.outcome.left, now)
+            self._looked(sealed.outcome)
             if sealed.shapes_changed or sealed.standing.position.seq < self.session.position.seq:
                 # A table was attached, or is taken anew: the log is wanted from its start once more.
                 # Before anything else: what was sealed now must not be sent in the present handshake.
@@ -320,6 +319,7 @@ class Engine:
                 self._perform(self.session.sealed(sealed.standing.sealed, self._loop.time()))
             self._perform(self.session.ask_fresh(sealed.questions, self._loop.time()))
             self.verifications.asked(sealed.verifications)
+            self._say_outbox(sealed.outbox_full)
             if sealed.outcome.more:
                 self._committed.set()
             if sealed.outcome.batch is not None or sealed.shapes_changed:
@@ -335,7 +335,16 @@ class Engine:
         self._pace.held(lock_s, self._loop.time())
 
     async def _look(self) -> filework.Sealed:
-        return await self._database.run(filework.look, int(time.time() * 1000), self._batch_bytes_max)
+        least = self._gathering.least(self._loop.time(), sends=self.session.takes_batches)
+        self._holds_back = least > 1
+        return await self._database.run(filework.look, int(time.time() * 1000), self._batch_bytes_max, least)
+
+    def _looked(self, outcome: SealOutcome) -> None:
+        now = self._loop.time()
+        self._held(outcome.lock_s)
+        self._pace.sealed(outcome.changes, outcome.left, now)
+        self._gathering.looked(outcome.left, outcome.batch is not None, now)
+        self._gathered.set(self._gathering.due_at)
 
     async def _file_loop(self) -> None:
         while True:
@@ -405,6 +414,12 @@ class Engine:
             _log.info("the snapshot is loaded: the log goes on after entry %d", loaded.standing.position.seq)
             await self._say_tables()
             self.wake()  # what waited for it may be sent now
+
+    def _say_outbox(self, full: str | None) -> None:
+        if full is None:
+            self._troubles.clear(complaints.OUTBOX_FULL)
+        else:
+            self._troubles.say(complaints.outbox_full(full))
 
     async def _say_applied(self, applied: Applied, behind: int) -> None:
         if applied.refused or applied.parked != self._parked:
@@ -506,20 +521,3 @@ class Engine:
                 await self._reintroduce()  # it was sealed before the limit was heard of: it will be taken apart
                 return
             await self._publisher.publish(self._up_topic, batch.payload, still=lambda: self.session.turn == effect.turn)
-
-
-_STATE_LINES: Final = {
-    State.OFFLINE: "offline: no connection to the broker",
-    State.HANDSHAKING: "handshaking: saying Hello to the hub",
-    State.LOADING: "loading a snapshot: entries that are missing are no longer kept, or too many",
-    State.CATCHING_UP: "catching up: entries of the log are missing",
-    State.LIVE: "live: holding all entries of the log",
-    State.HALTED: "halted: a person must decide",
-}
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that ended a task group; a database's error last, as it may follow from a mistake."""
-    errors = [_first(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
-    errors.sort(key=lambda error: isinstance(error, DatabaseError))
-    return errors[0]

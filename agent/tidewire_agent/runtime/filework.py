@@ -30,6 +30,8 @@ class Sealed(NamedTuple):
     """Nonces of open `fresh` questions."""
     verifications: list[VerifyQuestion]
     """Open questions whether rows are as the hub's."""
+    outbox_full: str | None
+    """What a person should know while more waits to be sent than should."""
 
 
 class PageDone(NamedTuple):
@@ -59,17 +61,24 @@ def read_standing(store: EdgeStore) -> Standing:
     )
 
 
-def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None) -> Sealed:
+def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None, least: int = 1) -> Sealed:
     """Seal what was committed, and bring it to the disk before anything of it is sent. (Guarantee 1.)
 
-    `hub_bytes_max` is the largest batch that the hub takes, where that is known.
+    `hub_bytes_max` is the largest batch that the hub takes, where that is known; fewer changes than `least` are left.
     """
     if hub_bytes_max is not None:
         store.heed(hub_bytes_max)
-    outcome = store.seal(now_ms)
+    outcome = store.seal(now_ms, least)
     if outcome.batch is not None:
         store.harden()
-    return Sealed(outcome, read_standing(store), store.tables.news, store.fresh.open(), store.questions.open())
+    return Sealed(
+        outcome,
+        read_standing(store),
+        store.tables.news,
+        store.fresh.open(),
+        store.questions.open(),
+        store.outbox_full,
+    )
 
 
 def apply_some(store: EdgeStore, page: Page) -> PageDone:

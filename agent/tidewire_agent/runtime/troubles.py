@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tidewire_agent.session.effects import Trouble
-from tidewire_schemas.errors import TidewireError
+from tidewire_schemas.errors import DatabaseError, TidewireError
 
 BROKER: Final = "broker"
 """Code of the problem that says why there is no connection."""
@@ -51,3 +51,10 @@ class Troubles:
             if trouble is not None:
                 _log.info("over: %s", trouble.message)
                 self._on_change()
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a task group; a database's error last, as it may follow from a mistake."""
+    errors = [first_error(error) if isinstance(error, BaseExceptionGroup) else error for error in group.exceptions]
+    errors.sort(key=lambda error: isinstance(error, DatabaseError))
+    return errors[0]

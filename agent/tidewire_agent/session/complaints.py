@@ -24,6 +24,8 @@ NO_ACK: Final = Trouble(
 HUB_BUSY: Final = "hub_busy"
 """The hub says that it has much to do: what is waited for will come."""
 
+OUTBOX_FULL: Final = "outbox_full"
+
 NO_PAGES: Final = Trouble(
     "no_pages",
     "the log goes on and its entries do not arrive",
@@ -66,6 +68,12 @@ def tables_refused(problems: Sequence[TableProblem]) -> Trouble:
     first = "; ".join(f"{problem.table}: {problem.message}" for problem in problems[:3])
     hint = "make the table's shape equal on all devices, or detach it"
     return Trouble(TABLES_REFUSED, f"the hub does not take {len(problems)} table(s) as declared: {first}", hint)
+
+
+def outbox_full(what: str) -> Trouble:
+    """More waits to be sent than a user allows."""
+    hint = "it becomes less once the hub takes what waits: look why it does not, or allow more"
+    return Trouble(OUTBOX_FULL, what, hint)
 
 
 def hub_busy(busy: str) -> Trouble:

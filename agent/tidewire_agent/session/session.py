@@ -79,6 +79,11 @@ class Session:
         return self._uplink.turn
 
     @property
+    def takes_batches(self) -> bool:
+        """Whether a batch that is sealed now could be sent: otherwise changes may gather."""
+        return self._uplink.has_room
+
+    @property
     def heard(self) -> int:
         """The highest place in the log that was heard of."""
         return self._downlink.heard

@@ -105,3 +105,13 @@ FOLLOWING: Final = frozenset({State.LOADING, State.CATCHING_UP, State.LIVE})
 
 ASKING: Final = frozenset({State.HANDSHAKING, State.HALTED})
 """States in which a `Welcome` is awaited."""
+
+STATE_LINES: Final[Mapping[State, str]] = {
+    State.OFFLINE: "offline: no connection to the broker",
+    State.HANDSHAKING: "handshaking: saying Hello to the hub",
+    State.LOADING: "loading a snapshot: entries that are missing are no longer kept, or too many",
+    State.CATCHING_UP: "catching up: entries of the log are missing",
+    State.LIVE: "live: holding all entries of the log",
+    State.HALTED: "halted: a person must decide",
+}
+"""What the log says when a state begins."""

@@ -33,6 +33,12 @@ class Uplink:
         self._reading = False
         self._resent: tuple[int, float] = (0, -inf)
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more batch could be sent, or would be the only one that waits for it."""
+        conversation = self._conversation
+        return conversation.follows and (self._next_batch > conversation.sealed or self.window.room[0] > 0)
+
     def go_on_after(self, accepted: int) -> None:
         """The hub has batches up to this one."""
         self._next_batch = accepted + 1

@@ -199,26 +199,35 @@ class EdgeStore:
             self.tables.refresh()
             return self.tables.news
 
+    @property
+    def outbox_full(self) -> str | None:
+        """What a person should know while more waits to be sent than should."""
+        return self._parts.limit.problem
+
     def problems(self) -> list[str]:
         """What a person should know about tables that are wanted and not synced, in whole or in part."""
         return self.tables.problems()
 
     # ── up ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def seal(self, now_ms: int) -> SealOutcome:
-        """Make a batch of what is committed now; call `harden` before anything of it is sent."""
+    def seal(self, now_ms: int, least: int = 1) -> SealOutcome:
+        """Make a batch of what is committed now; call `harden` before anything of it is sent.
+
+        With fewer changes than `least` they are left in the change log.
+        """
         self._parts.disk.check()
         with self._fresh_schema():
-            outcome = self._parts.sealer.seal(now_ms)
+            outcome = self._parts.sealer.seal(now_ms, least)
+            self._parts.limit.look()
             self._parts.wal.wrote(outcome.bytes)
             self._parts.wal.run_if_due()
             return outcome if outcome.more or not self._parts.loader.tidy() else outcome._replace(more=True)
 
     @property
     def has_to_seal(self) -> bool:
-        """Whether `seal` has anything to do."""
+        """Whether `seal` has anything to do, also where the outbox may have room again."""
         with _sqlite_errors():
-            return self._parts.sealer.waiting()
+            return self._parts.sealer.waiting() or self.outbox_full is not None
 
     def heed(self, batch_bytes_max: int) -> None:
         """Seal no batch above what the hub takes, as its Welcome says."""

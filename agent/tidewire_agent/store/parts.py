@@ -18,6 +18,7 @@ from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.open_files import OpenFiles
 from tidewire_agent.store.outbox import Outbox
+from tidewire_agent.store.outbox_limit import OutboxLimit
 from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
 from tidewire_agent.store.recovery import Recovery
@@ -68,6 +69,15 @@ class StoreParts:
         self.applier = self._make_applier()
         self.sealer = self._make_sealer()
         self.transactions.while_waiting(self.changes.saw_commit)
+        self.limit = OutboxLimit(
+            connection,
+            self.meta,
+            self.catalogue,
+            self._write,
+            bytes_max=settings.outbox_bytes_max,
+            bytes_low=settings.outbox_low_bytes or settings.outbox_bytes_max * 9 // 10,
+            refuse=settings.outbox_full == "refuse",
+        )
         self.loader = self._make_loader()
         self.verifier = self._make_verifier()
         self.tables = SyncedTables(

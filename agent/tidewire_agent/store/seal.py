@@ -85,10 +85,12 @@ class Sealer:
         self._drafter = drafter
         self._sealed = sealed
 
-    def seal(self, now_ms: int) -> SealOutcome:
-        """Seal what is committed now: the change log first, seeds when it is empty."""
+    def seal(self, now_ms: int, least: int = 1) -> SealOutcome:
+        """Seal what is committed now, if it is as many changes as `least`: the change log first, then seeds."""
         if self._seeds.held:
             return SealOutcome(batch=None, more=False, lock_s=0.0)
+        if least > 1 and (left := self._changes.left()) < least:
+            return SealOutcome(batch=None, more=False, lock_s=0.0, left=left)
         if self._seeds.is_over:
             with self._transaction():
                 healed(self._meta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,6 +39,15 @@ class StoreSettings(BaseModel):
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 16 * 1024 * 1024
     """While less is free on the database's disk, the agent seals and applies nothing, and says so (`disk_low`): what is
     left belongs to the app. It sends what it has, and goes on when there is space. 0 for no reserve."""
+    outbox_bytes_max: Annotated[int, Field(ge=0)] = 0
+    """Bytes of batches that may wait to be in the log: a bound for a device that may be away for long. Above it happens
+    what `outbox_full` says; nothing is ever dropped. What is being sealed then may still exceed it. 0 for no limit."""
+    outbox_full: Literal["keep", "refuse"] = "keep"
+    """What becomes of the app's writes then: `keep` takes them and says so (`outbox_full` in `status`), `refuse` lets
+    every write to a synced table fail with an SQL error that says why, until there is room."""
+    outbox_low_bytes: Annotated[int, Field(ge=0)] = 0
+    """Down to how much it must fall until writes are taken again, so that they are not refused and taken in turn at
+    every batch; 0 for nine tenths of `outbox_bytes_max`."""
     kept_batches_max: Annotated[int, Field(ge=0)] = 64
     """Batches kept after the log has them, so that a hub which lost its tail can be healed."""
     kept_bytes_max: Annotated[int, Field(ge=0)] = 4 * 1024 * 1024
