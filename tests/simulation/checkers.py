@@ -100,12 +100,19 @@ class LogChecker:
         head = START if row is None else Position(*row)
         if not self.oracle.has(head):
             raise Violation(Guarantee.MISTAKE, f"a copy of the log ends at {head}, which never was in it")
+        self._forget_after(head.seq)
+
+    def begin_anew(self) -> None:
+        """The hub has another log, with nothing in it."""
+        self._forget_after(0)
+
+    def _forget_after(self, seq: int) -> None:
         self.lost_ends += 1
-        self._lost.update(self._digests[head.seq + 1 :])
-        self._digests = self._digests[: head.seq + 1]
+        self._lost.update(self._digests[seq + 1 :])
+        self._digests = self._digests[: seq + 1]
         self._newest.clear()
         self._ledger.clear()
-        for entry in self.oracle.lose_end(head.seq):
+        for entry in self.oracle.lose_end(seq):
             self._newest[entry.device, entry.incarnation] = entry.batch
             self._ledger.update(str(name) for name, _, _ in _values(entry, "ledger"))
 

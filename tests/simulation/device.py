@@ -19,6 +19,7 @@ from simulation.virtual_time import connect_outside
 from tidewire_agent.runtime.agent import Agent
 from tidewire_agent.runtime.engine import Engine
 from tidewire_agent.settings import AgentSettings
+from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_link.port import Link
 from tidewire_link.reconnecting import ReconnectingLink
 from tidewire_link.settings import LinkSettings
@@ -156,6 +157,18 @@ class Device:
         self._world.disk.write(self.path, files)
         self.lied_to = True
         self._file_is_another()
+
+    def adopt_log(self) -> None:
+        """A person lets it follow whatever log the hub has now. Of what was not sent, only the rows here count."""
+        store = EdgeStore.open(self.path, device=None)
+        try:
+            store.adopt()
+            store.harden()
+        finally:
+            store.close()
+        self._checker.begin_anew()
+        ledger = {entry.decode() for (entry,) in self.observer.execute("SELECT id FROM ledger")}
+        self.app.forget(ledger, self.app.seen())
 
     def copy(self) -> Files:
         """A copy of the file, as a backup of the stopped machine has it."""

@@ -166,6 +166,12 @@ async def hub_loses_its_tail(world: World) -> bool:
     return not world.short_log and world.roll_hub_back(state=False)
 
 
+@fault(0.7)
+async def hub_files_lost(world: World) -> bool:
+    """The hub loses all its files and begins another log, which each device adopts."""
+    return world.lose_hub()
+
+
 @fault(1)
 async def hub_disk_full(world: World) -> bool:
     """The hub has no space left for a while."""

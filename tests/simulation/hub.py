@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -156,6 +157,16 @@ class Hub:
             self._world.disk.write(self.files.state, files.state)
         self._observer = connect_outside(self.files.log)
         self._log.lose_end(self._observer)
+
+    def lose_all(self) -> None:
+        """Its data directory is gone."""
+        assert not self.running
+        self._world.disk.remove(self.files.log.resolve())
+        self._world.disk.remove(self.files.state)
+        if self.files.snapshots.exists():
+            shutil.rmtree(self.files.snapshots.resolve())
+            self.files.snapshots.resolve().mkdir()
+        self._log.begin_anew()
 
     def fill_disk(self) -> bool:
         """No more space: whatever needs a new page fails, until `free_disk`."""

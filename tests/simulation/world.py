@@ -18,6 +18,7 @@ from simulation.faults import FAULTS, Fault
 from simulation.hub import Hub
 from simulation.network import Network, Weather
 from simulation.virtual_time import PROCESSES, VirtualLoop
+from tidewire_agent.session.states import State
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_schemas import codec, topics
 from tidewire_schemas.errors import LedElsewhere
@@ -120,6 +121,8 @@ class World:
                 self.write(self.any_device())
             await asyncio.sleep(self._pause())
             self._check()
+            if self.chance.random() < 0.1:
+                await self._help_halted()
         await self._come_to_rest()
 
     def _pause(self) -> float:
@@ -147,6 +150,7 @@ class World:
         while self._loop.time() < deadline:
             await asyncio.sleep(0.5)
             self._check()
+            await self._help_halted()
             if self._rests():
                 break
         else:
@@ -230,11 +234,37 @@ class World:
         if not hub.running or not hub.backups or not self.uses_alone(hub):
             return False
         hub.kill()
+        for old in self._old_hubs:
+            old.close()  # who looks at the log must not see its files change
         place = self.chance.randrange(len(hub.backups))
         hub.put_back(hub.backups[place], state=state)
         del hub.backups[place + 1 :]  # they are of what is lost
         self.start_again(hub)
         return True
+
+    def lose_hub(self) -> bool:
+        """All of the hub's files are lost: it begins another log, and a person lets each device adopt that."""
+        hub = self.hub
+        if not hub.running or not self.uses_alone(hub):
+            return False
+        hub.kill()
+        for old in self._old_hubs:
+            old.close()
+        hub.lose_all()
+        hub.backups.clear()
+        self.start_again(hub)
+        return True
+
+    async def _help_halted(self) -> None:
+        """A person looks after devices that know another log than the hub's."""
+        for device in list(self.devices):
+            engine = device.engine
+            if engine is None or engine.session.state is not State.HALTED or device.app.holds:
+                continue
+            self.note("adopt", device.label)
+            await device.stop()
+            device.adopt_log()
+            self._start(device)
 
     def uses_alone(self, hub: Hub) -> bool:
         """Whether no other hub has this one's log open."""
