@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import TypeAdapter
 
 from support.fleet import Edge, Fleet
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.settings import StoreSettings
+from tidewire_hub.stream import Commit
+from tidewire_schemas.messages import Entry
 
 TABLES = """
     CREATE TABLE notes (id TEXT PRIMARY KEY, body, more);
@@ -172,3 +175,25 @@ def test_another_log_is_followed_only_once_a_person_says_so_and_deletes_nothing(
     a.store.adopt()
     assert a.store.log_id is None
     assert a.rows("SELECT count(*) FROM notes") == [(2,)]
+
+
+def test_what_a_copy_is_refused_takes_no_row_away_that_is_offered(fleet: Fleet) -> None:
+    """Two copies of one database: the one offers a row, the other one's change of it comes before that."""
+    a, b = fleet_of(fleet, FORGETFUL)
+    copy = fleet.clone(b, "copy")
+    fleet.edges.remove(a)
+    a.close()
+    fleet.lose_tail(0)
+    fleet.hello(b)
+    fleet.pull(b)
+    b.seal()
+    copy.sql("UPDATE notes SET body = 2 WHERE id = 'kept'")
+    assert [refusal.reason for refusal in entries_of(fleet.push(copy))[0].refused] == ["row_absent"]
+    heal(fleet, b, copy)
+    for edge in (b, copy):
+        assert edge.rows("SELECT id FROM notes ORDER BY id") == [("doomed",), ("kept",)]
+
+
+def entries_of(commit: Commit) -> list[Entry]:
+    """The entries that a commit made."""
+    return [TypeAdapter(Entry).validate_json(entry.data) for entry in commit.entries]

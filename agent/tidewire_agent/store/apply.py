@@ -358,11 +358,18 @@ class Applier:
                 continue  # attached anew since: its rows are offered again
             if refusal.reason not in ("unknown_table", "wrong_key"):
                 change = hub_row(synced, refusal, key, entry.seq)
+                if number is None and change.op == "delete" and self._is_offered(synced, key):
+                    continue  # a copy of this database was refused it; the hub judges the offer when it comes to that
                 put_back[synced.attached.id, synced.table.key_bytes(key)] = change
         self._dead_letters.add(letters)
         self._rows.overlaid = True
         ordered = sorted(put_back.values(), key=lambda change: change.op != "delete")
         self._rows.apply(ordered)
+
+    def _is_offered(self, synced: Synced, key: tuple[Value, ...]) -> bool:
+        """Whether a row is offered as a seed, or will be."""
+        offered = self._pending.of(synced.attached.id, synced.table.key_bytes(key)).offered
+        return offered or self._seeds.is_original(synced, key)
 
 
 def _first_of(entries: Sequence[Entry], rows_max: int) -> tuple[list[Entry], int]:
