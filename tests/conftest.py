@@ -39,5 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="in turn",
         help="MQTT version of the integration tests with a broker (default: half of them with each)",
     )
+    group.addoption(
+        "--away-entries", type=int, default=3000, help="how much test_away_for_long.py misses (default: 3000 entries)"
+    )
     group.addoption("--chaos-kills", type=int, default=6, help="how many processes test_chaos.py kills (default: 6)")
     group.addoption("--chaos-seed", type=int, default=None, help="the seed that test_chaos.py printed, to do it again")
