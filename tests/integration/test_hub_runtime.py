@@ -25,6 +25,15 @@ from tidewire_link.settings import LinkSettings
 from tidewire_schemas import codec, topics
 from tidewire_schemas.messages import Ack, FreshAnswer, FreshRequest, Head, Page, ReplayRequest
 from tidewire_schemas.positions import START
+from tidewire_schemas.shapes import ColumnShape, TableShape
+
+TABLE = TableShape(
+    name="t",
+    columns=(ColumnShape(name="id", affinity="INTEGER"), ColumnShape(name="x", affinity="TEXT")),
+    key=("id",),
+    key_is_rowid=False,
+)
+"""Of `batch`."""
 
 
 class Bench:
@@ -68,6 +77,7 @@ async def bench(
     loop = asyncio.get_running_loop()
     host = await loop.run_in_executor(executor, host_type.open, chosen)
     stream = host.stream
+    await loop.run_in_executor(executor, stream.declare, "somebody", [TABLE])  # so that no batch waits for a Hello
     core = HubCore(
         chosen,
         log=stream.log_id,
