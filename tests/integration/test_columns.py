@@ -173,11 +173,12 @@ def test_a_name_that_is_used_again_brings_no_old_values_back(fleet: Fleet) -> No
         fleet.sync()
     for edge in (a, b):
         edge.sql("ALTER TABLE items ADD COLUMN z TEXT")
-        edge.sql(f"UPDATE items SET z = 'anew' WHERE id = '{1 if edge is a else 2}'")
         fleet.sync()
-    fleet.edge("late", ITEMS)
+    a.sql("UPDATE items SET z = 'anew' WHERE id = '1'")
     fleet.sync()
-    assert a.rows("SELECT z FROM items ORDER BY id") == [("anew",), ("anew",)]
+    late = fleet.edge("late", ITEMS)
+    fleet.sync()
+    assert late.rows("SELECT z FROM items ORDER BY id") == [("anew",), (None,)]
     fleet.assert_equal()
 
 
