@@ -1,6 +1,6 @@
 """Random SQL on three devices, sent and applied in random order, with restarts, tables detached and copies renumbered.
 
-Entries are taken one by one, or by snapshots that are cut anywhere.
+Entries are taken one by one, or by snapshots that are cut anywhere. Columns come, go and get other names meanwhile.
 
 Guarantee 7, at the end of every seed. A failure names its seed, and the seed repeats it exactly.
 """
@@ -59,6 +59,9 @@ STATEMENTS = (
     "UPDATE OR REPLACE pairs SET b = {two} WHERE b = {one}",
     "DELETE FROM pairs WHERE b = {one}",
 )
+SHELF = "CREATE TABLE shelf (id TEXT PRIMARY KEY, z TEXT, n INTEGER)"
+"""A table whose columns change: at first it has z, at the end zz."""
+
 SETTINGS = StoreSettings(seed_chunk_bytes=1024, kept_batches_max=3)
 
 
@@ -73,12 +76,17 @@ class RandomWork:
         self.loaded = 0
         """Loads that came to their end."""
 
-    def run(self, steps: int, *, snapshots: bool = False, losses: bool = False) -> None:
+    def run(self, steps: int, *, snapshots: bool = False, losses: bool = False, columns: bool = False) -> None:
+        schema = f"{SCHEMA}; {SHELF}" if columns else SCHEMA
         for device in "abc":
             before = "; ".join(self._statement() for _ in range(self._random.randrange(20)))
-            self._fleet.edge(device, SCHEMA, rows=before, settings=SETTINGS)
+            self._fleet.edge(device, schema, rows=before, settings=SETTINGS)
         for _ in range(steps):
             self._write(self._any_edge())
+            if columns:
+                self._write_shelf(self._any_edge())
+                if self._random.random() < 0.05:
+                    self._change_columns(self._any_edge(), self._random.choice(("z", "zz", "z zz", "")))
             self._happen(self._any_edge())
             if snapshots:
                 self._take_snapshots(self._any_edge())
@@ -86,6 +94,8 @@ class RandomWork:
                 self._lose_tail()
         for edge in self._fleet.edges:
             self._end_load(edge)
+        if columns:
+            self._end_columns()
         self._fleet.sync()
         self._fleet.assert_equal()
         self._fleet.close()
@@ -110,6 +120,44 @@ class RandomWork:
             except sqlite3.IntegrityError:  # as an app meets them
                 if edge.app.in_transaction:
                     edge.app.execute("ROLLBACK")
+
+    # ── columns ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _columns(self, edge: Edge) -> set[str]:
+        return {name for (name,) in edge.rows("SELECT name FROM pragma_table_info('shelf')")} - {"id", "n"}
+
+    def _write_shelf(self, edge: Edge) -> None:
+        key, number = self._random.randrange(12), self._random.randrange(100)
+        column = self._random.choice(sorted(self._columns(edge) | {"n"}))
+        edge.sql(f"INSERT OR IGNORE INTO shelf (id, {column}) VALUES ('{key}', {number})")
+        edge.sql(f"UPDATE shelf SET {column} = {number} WHERE id = '{key}'")
+        if self._random.random() < 0.1:
+            edge.sql(f"DELETE FROM shelf WHERE id = '{self._random.randrange(12)}'")
+
+    def _change_columns(self, edge: Edge, wanted: str) -> None:
+        has, to = self._columns(edge), set(wanted.split())
+        if len(has) == len(to) == 1 and has != to:
+            edge.sql(f"ALTER TABLE shelf RENAME COLUMN {has.pop()} TO {to.pop()}")
+            return
+        if has - to:
+            edge.store.detach_table("shelf")
+            for name in has - to:
+                edge.sql(f"ALTER TABLE shelf DROP COLUMN {name}")
+            edge.attach("shelf")
+            self._fleet.hello(edge)
+        for name in sorted(to - has):
+            edge.sql(f"ALTER TABLE shelf ADD COLUMN {name} TEXT; UPDATE shelf SET {name} = id WHERE n % 2")
+
+    def _end_columns(self) -> None:
+        """Every device comes to the same columns in the end, one after the other."""
+        self._random.shuffle(self._fleet.edges)
+        for edge in self._fleet.edges:
+            self._change_columns(edge, "zz")
+            if self._random.random() < 0.5:
+                self._fleet.sync()
+        self._fleet.sync()
+        for edge in self._fleet.edges:
+            self._fleet.hello(edge)
 
     def _happen(self, edge: Edge) -> None:
         chance = self._random.random()
@@ -151,6 +199,8 @@ class RandomWork:
     def _restart(self, edge: Edge) -> None:
         edge.store.close()
         edge.store = EdgeStore.open(edge.path, device=edge.device, settings=SETTINGS)
+        if self._columns(edge):
+            self._fleet.hello(edge)  # the hub must know of new columns before they are sent
 
     # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -242,3 +292,8 @@ def test_random_work_with_a_hub_that_loses_its_end_again_and_again_ends_equal(tm
 def test_random_work_with_snapshots_and_a_hub_that_loses_its_end_ends_equal(tmp_path: Path, seed: int) -> None:
     """124: cells pending in a row that clashes; the others: loads of a snapshot that was lost. Each failed once."""
     RandomWork(tmp_path, seed).run(steps=90, snapshots=True, losses=True)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_work_while_columns_come_and_go_ends_equal(tmp_path: Path, seed: int) -> None:
+    RandomWork(tmp_path, seed).run(steps=90, columns=True, snapshots=seed % 2 == 1)

@@ -162,7 +162,8 @@ class Fleet:
             if epoch != log.epoch():
                 log.acquire(Epoch(epoch))
             log.append(Epoch(epoch), Seq(seq - 1), [entry])
-        log.save_document("catalogue", self._log.load_document("catalogue") or b"")
+        for name in ("catalogue", "declared"):
+            log.save_document(name, self._log.load_document(name) or b"[]")
         self.stream.close()
         self._log = log
         self.stream = Stream.open(log, None)
