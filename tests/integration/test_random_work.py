@@ -72,11 +72,13 @@ class RandomWork:
         self._random = random.Random(seed)
         self._folder = folder
         self._fleet = Fleet(folder)
+        self._columns_change = False
         self._snapshots: dict[str, FleetSnapshot] = {}
         self.loaded = 0
         """Loads that came to their end."""
 
     def run(self, steps: int, *, snapshots: bool = False, losses: bool = False, columns: bool = False) -> None:
+        self._columns_change = columns
         schema = f"{SCHEMA}; {SHELF}" if columns else SCHEMA
         for device in "abc":
             before = "; ".join(self._statement() for _ in range(self._random.randrange(20)))
@@ -178,7 +180,8 @@ class RandomWork:
             accepted = self._fleet.stream.accepted(edge.device, edge.store.incarnation)
             if accepted and edge.store.batches.digests_of([accepted]).get(accepted.batch) == accepted.digest:
                 edge.store.renumber(accepted.batch, accepted.digest)
-        elif chance < 0.545 and len(self._fleet.edges) < 5:
+        elif chance < 0.545 and len(self._fleet.edges) < 5 and not self._columns_change:
+            # Copies of a device speak for each other: what one of them gives up, its name gives up.
             copy = self._fleet.clone(edge, f"copy{len(self._fleet.edges)}")
             if edge.path.stem in self._snapshots:
                 self._snapshots[copy.path.stem] = self._snapshots[edge.path.stem]
@@ -199,7 +202,7 @@ class RandomWork:
     def _restart(self, edge: Edge) -> None:
         edge.store.close()
         edge.store = EdgeStore.open(edge.path, device=edge.device, settings=SETTINGS)
-        if self._columns(edge):
+        if self._columns_change:
             self._fleet.hello(edge)  # the hub must know of new columns before they are sent
 
     # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────

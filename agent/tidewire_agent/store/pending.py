@@ -32,7 +32,8 @@ _CREATE: Final = """
         t     INTEGER NOT NULL,
         key   BLOB NOT NULL,
         batch INTEGER NOT NULL,
-        cols  TEXT,                 -- JSON list of folded columns; NULL: the whole row; []: offered as a seed
+        cols  TEXT,                 -- JSON list of folded columns; NULL: the whole row; []: offered as a seed;
+                                    -- {"without": list}: the whole row but columns that have come to the table since
         k     BLOB,                 -- the first value of the key, folded; NULL: unknown
         PRIMARY KEY (t, key, batch, cols)
     )
@@ -63,6 +64,8 @@ class Overlay(NamedTuple):
     """Those of them that no batch holds yet."""
     only_unsealed: bool = False
     """The whole row is pending, and no batch holds it yet."""
+    uncovered: frozenset[str] = frozenset()
+    """Columns that no batch with the whole row names: they came to the table after it was sealed."""
     offered: bool = False
     """A batch offers the row as a seed: that yields to whatever the hub holds, so nothing of it is pending."""
 
@@ -160,9 +163,14 @@ class Pending:
         ).fetchall()
         if not rows:
             return NOTHING_PENDING
-        whole = [batch for batch, cols in rows if cols is None]
+        whole = [(batch, cols) for batch, cols in rows if cols is None or cols.startswith("{")]
         if whole:
-            return Overlay(whole=True, columns=frozenset(), only_unsealed=set(whole) == {_UNSEALED})
+            return Overlay(
+                whole=True,
+                columns=frozenset(),
+                only_unsealed={batch for batch, _cols in whole} == {_UNSEALED},
+                uncovered=_uncovered(cols for _batch, cols in rows),
+            )
         named = [(batch, name) for batch, cols in rows for name in json.loads(cols)]
         return Overlay(
             whole=False,
@@ -251,8 +259,11 @@ class Pending:
             if synced is None or batch < synced.attached.first_batch:
                 continue
             cols = _OFFERED if run.op == "seed" else None
+            named = [fold(name) for name in run.columns]
             if run.op == "set":
-                cols = json.dumps([fold(name) for name in run.columns[run.key :]])
+                cols = json.dumps(named[run.key :])
+            elif run.op == "put" and (later := synced.table.by_name.keys() - set(named)):
+                cols = json.dumps({"without": sorted(later)})
             for row in run.rows:
                 key = tuple(decode_row(row[: run.key]))
                 rows.append((synced.attached.id, synced.table.key_bytes(key), batch, cols, _known(key[0])))
@@ -298,3 +309,16 @@ class Pending:
 def _known(value: Value) -> Any:
     """A value as it can be bound; None for what cannot."""
     return None if type(value) is RawText else value
+
+
+def _uncovered(found: Iterable[str | None]) -> frozenset[str]:
+    """Columns of a row of which nothing is pending, though the whole row was when it was sealed."""
+    without: frozenset[str] | None = None
+    named: set[str] = set()
+    for cols in found:
+        read = {"without": ()} if cols is None else json.loads(cols)
+        if isinstance(read, dict):
+            without = frozenset(read["without"]) & (frozenset(read["without"]) if without is None else without)
+        else:
+            named.update(read)
+    return (without or frozenset()) - named

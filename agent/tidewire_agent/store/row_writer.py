@@ -99,7 +99,8 @@ class RowWriter:
         if overlay.whole:
             if overlay.only_unsealed:
                 self._set_aside(change, key)
-            else:  # the log will judge the batch that holds the row
+            else:  # the log will judge the batch that holds the row, all of it that the batch names
+                self._write_uncovered(change, key, overlay)
                 self._settle(change, key)
             return True
         if change.op == "delete":
@@ -136,6 +137,20 @@ class RowWriter:
             if len(columns) > width:
                 rows_of.set_cells(self._connection, synced.table, columns, values)
         self._settle(change, key)
+
+    def _write_uncovered(self, change: RowChange, key: bytes, overlay: Overlay) -> None:
+        """Cells of columns that came to the table after the pending row was sealed are not pending."""
+        table = change.synced.table
+        values = {table.by_name[name].name: table.by_name[name].default for name in overlay.uncovered}
+        if change.op != "delete":
+            values = {name: value for name, value in change.named.items() if fold(name) in overlay.uncovered}
+        if not values:
+            return
+        columns, cells = (*table.key, *values), (*change.key, *values.values())
+        try:
+            rows_of.set_cells(self._connection, table, columns, cells)
+        except sqlite3.IntegrityError:
+            self._park(change._replace(op="set", columns=columns, values=cells, unknown={}), key, CONSTRAINT)
 
     def _settle(self, change: RowChange, key: bytes) -> None:
         """A change is in the table: older parked ones of the row are obsolete."""
