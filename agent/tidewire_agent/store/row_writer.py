@@ -141,8 +141,12 @@ class RowWriter:
     def _write_uncovered(self, change: RowChange, key: bytes, overlay: Overlay) -> None:
         """Cells of columns that came to the table after the pending row was sealed are not pending."""
         table = change.synced.table
-        values = {table.by_name[name].name: table.by_name[name].default for name in overlay.uncovered}
-        if change.op != "delete":
+        if (
+            change.op == "delete"
+        ):  # the row that the batch makes anew has their defaults, save where they are judged yet
+            judged = overlay.uncovered - self._catalogue.elsewhere.arrived(change.synced.attached.id)
+            values = {table.by_name[name].name: table.by_name[name].default for name in judged}
+        else:
             values = {name: value for name, value in change.named.items() if fold(name) in overlay.uncovered}
         if not values:
             return
