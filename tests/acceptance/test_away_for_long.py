@@ -59,16 +59,26 @@ def peak_mib(pid: int) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) / 1024
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def entries(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--away-entries"))
 
 
+@pytest.fixture(scope="module")
+def long_log(tmp_path_factory: pytest.TempPathFactory, entries: int) -> Path:
+    """A hub's data directory."""
+    data = tmp_path_factory.mktemp("long-log")
+    write_long_log(data, entries=entries, rows=entries // 10)
+    return data
+
+
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("way", ["replay", "snapshot"])
-def test_a_device_that_was_away_for_very_many_entries_returns(tmp_path: Path, entries: int, way: str) -> None:
+def test_a_device_that_was_away_for_very_many_entries_returns(
+    tmp_path: Path, entries: int, long_log: Path, way: str
+) -> None:
     """Guarantee 5. Guarantee 7."""
-    write_long_log(tmp_path / "hub", entries=entries, rows=entries // 10)
+    (tmp_path / "hub").symlink_to(long_log)
     advised = {"replay": 100_000_000, "snapshot": 100}[way]
     with Site(tmp_path, "--snapshot-advised-entries", str(advised)) as site:
         device = site.device("a", SCHEMA + "CREATE TABLE own (n INTEGER);", tables=("readings",))
