@@ -13,7 +13,7 @@ TEST_PACKAGES := mosquitto=mosquitto mosquitto_pub=mosquitto-clients sqlite3=sql
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test sim lint format lock clean
+.PHONY: help demo test faults sim lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -25,6 +25,10 @@ demo: $(READY) ## a broker, a hub and three agents on this machine, for a minute
 test: lint ## style, types and every test (ARGS='tests/unit -k name': some of them)
 	@.ci/packages $(TEST_PACKAGES)
 	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) $(ARGS)
+
+faults: $(READY) ## all tests in which something goes wrong, with more kills (ARGS='--chaos-seed 5')
+	@.ci/packages $(TEST_PACKAGES)
+	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) -m fault --chaos-kills 60 $(ARGS)
 
 sim: $(READY) ## simulate many worlds full of faults (ARGS='--seeds 0:10000 --steps 500', ARGS='--seed 17 --history')
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(ARGS)

@@ -1,4 +1,4 @@
-"""Writes the reference of both commands and all settings: `python docs/generate.py`, from the code alone.
+"""Writes the reference of both commands, all settings and the faults tested: `python docs/generate.py`, from the code.
 
 Here and not in a package, as it reads agent and hub, which never import each other. `--check` writes nothing and fails
 if a page is stale; so does a test.
@@ -6,11 +6,12 @@ if a page is stale; so does a test.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import NoneType, UnionType
+from types import ModuleType, NoneType, UnionType
 from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin
 
 import click
@@ -68,14 +69,28 @@ def page(program: Program) -> str:
     return "\n".join(_page(program)) + "\n"
 
 
+def pages() -> dict[str, str]:
+    """All pages that are made here, by file name."""
+    return {name: page(program) for name, program in PROGRAMS.items()} | {"faults.md": _faults().page()}
+
+
 def stale() -> list[str]:
     """Names of the pages that are not what they should be."""
-    found = []
-    for name, program in PROGRAMS.items():
-        path = REFERENCE / name
-        if not path.exists() or path.read_text(encoding="utf-8") != page(program):
-            found.append(name)
-    return found
+    return [
+        name
+        for name, text in pages().items()
+        if not (REFERENCE / name).exists() or (REFERENCE / name).read_text(encoding="utf-8") != text
+    ]
+
+
+def _faults() -> ModuleType:
+    """The module beside this one, which is no part of any package."""
+    spec = importlib.util.spec_from_file_location("docs_faults", Path(__file__).with_name("faults.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _page(program: Program) -> Iterator[str]:
@@ -262,7 +277,7 @@ def main() -> None:
     if "--check" in sys.argv[1:]:
         sys.exit(f"stale: {', '.join(names)}; run: python docs/generate.py" if names else 0)
     for name in names:
-        (REFERENCE / name).write_text(page(PROGRAMS[name]), encoding="utf-8")
+        (REFERENCE / name).write_text(pages()[name], encoding="utf-8")
         click.echo(f"wrote docs/reference/{name}")
 
 

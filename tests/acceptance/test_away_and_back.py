@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.hub_process import tidewire_hub
 from support.processes import Device, Site
 from support.waiting import wait_for
@@ -67,6 +69,7 @@ def fold_entry(rows: Rows, entry: dict[str, Any]) -> None:
                 rows[cells["id"]] = tuple({**before, **cells}.values())
 
 
+@pytest.mark.fault("an agent killed while it catches up")
 def test_a_device_that_was_away_applies_each_entry_once_and_in_order(tmp_path: Path) -> None:
     """Guarantees 3 and 4: at every moment it holds exactly what entries 1..k make, also if it is killed meanwhile."""
     with Site(tmp_path) as site:

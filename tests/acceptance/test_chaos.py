@@ -164,6 +164,7 @@ class Dangers:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.fault("agents, hub and broker killed at random moments, the broker's store deleted")
 def test_nothing_is_lost_and_nothing_comes_twice_whatever_is_killed(
     site: Site, chance: random.Random, seed: int, kills: int
 ) -> None:

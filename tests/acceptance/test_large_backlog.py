@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from support.processes import Device, Site
 
 TABLE = "CREATE TABLE readings (id TEXT PRIMARY KEY, ts INTEGER, note TEXT);"
@@ -21,6 +23,7 @@ def peak_bytes(device: Device) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:")) * 1024
 
 
+@pytest.mark.fault("a backlog larger than memory")
 def test_a_backlog_larger_than_the_memory_that_an_agent_takes_drains(tmp_path: Path) -> None:
     """Guarantee 1. Guarantee 7."""
     with Site(tmp_path) as site:

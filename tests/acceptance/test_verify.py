@@ -8,6 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.agent_process import tidewire_agent
 from support.hub_process import HubProcess, tidewire_hub
 from support.processes import Device, Site
@@ -26,6 +28,7 @@ def behind_the_back(device: Device, *statements: str) -> None:
             connection.execute(statement)
 
 
+@pytest.mark.fault("a row changed behind Tidewire's back")
 def test_a_wrong_row_is_found_and_repaired_while_apps_write(tmp_path: Path) -> None:
     """Guarantee 7: nothing is reported while nothing is wrong; then exactly what is wrong, and it can be mended."""
     with Site(tmp_path) as site:

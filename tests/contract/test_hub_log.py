@@ -236,6 +236,7 @@ def test_two_logs_have_different_ids(tmp_path: Path) -> None:
         log.close()
 
 
+@pytest.mark.fault("two hubs on one log")
 def test_two_processes_on_one_file_are_fenced_by_the_epoch(tmp_path: Path) -> None:
     """Guarantee 8."""
     old, new = SqliteLog.open(tmp_path / "log.db"), SqliteLog.open(tmp_path / "log.db")
@@ -262,6 +263,7 @@ def test_a_folder_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
         SqliteLog.open(tmp_path / "absent" / "log.db")
 
 
+@pytest.mark.fault("a hub's disk that is full")
 def test_an_append_that_the_disk_refuses_leaves_nothing_and_succeeds_later(tmp_path: Path) -> None:
     """Guarantee 11: a file size limit of the operating system stands for a disk that takes no more."""
     log = SqliteLog.open(tmp_path / "log.db")
@@ -303,6 +305,7 @@ while True:
 """
 
 
+@pytest.mark.fault("a hub killed again and again")
 def test_what_an_append_returned_for_survives_kill_9_and_groups_are_whole(tmp_path: Path) -> None:
     """Guarantees 1 and 2."""
     path = tmp_path / "log.db"

@@ -229,6 +229,7 @@ async def test_a_client_with_the_same_id_takes_over(bench: Bench) -> None:
     await second.publish("t", b"")
 
 
+@pytest.mark.fault("a slow consumer of messages")
 async def test_a_slow_consumer_holds_the_broker_back_and_loses_nothing(bench: Bench) -> None:
     """Guarantee 12."""
     slow = await opened(bench, "slow", "t", inbound_messages_max=10, unacked_max=30)

@@ -102,6 +102,7 @@ GARBAGE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("kind", list(TOPICS))
+@pytest.mark.fault("garbage on every topic")
 def test_garbage_is_set_aside_and_nothing_is_held_up(agent: AgentProcess, broker: Mosquitto, kind: str) -> None:
     """Guarantee 10."""
     publish(broker, *((TOPICS[kind], payload) for payload in GARBAGE.values()))
@@ -163,6 +164,7 @@ def test_what_is_for_another_start_or_incarnation_is_ignored(
     assert agent.log.count("handshaking") == 1
 
 
+@pytest.mark.fault("an ack for another batch")
 def test_an_ack_with_another_digest_frees_nothing(agent: AgentProcess, broker: Mosquitto, hub: HubProcess) -> None:
     """Guarantee 2: only what the hub has is taken as acked."""
     hub.kill()
@@ -189,6 +191,7 @@ def test_pages_that_come_again_or_out_of_order_are_applied_once_and_in_order(
     assert keys == {"o-1", "after"}
 
 
+@pytest.mark.fault("a hub that was replaced and goes on talking")
 def test_a_page_of_an_earlier_leader_is_not_applied(agent: AgentProcess, broker: Mosquitto) -> None:
     """Guarantee 8."""
     position = Position(*(agent.status.position or (0, 0)))

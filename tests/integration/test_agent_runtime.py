@@ -192,6 +192,7 @@ def test_writes_made_while_it_was_stopped_are_sent_when_it_starts(
         wait_rows(tmp_path / "b.db", [(f"o-{number}", 1.0) for number in range(10)])
 
 
+@pytest.mark.fault("broker and hub killed")
 def test_it_catches_up_after_broker_and_hub_were_killed(tmp_path: Path, broker: Mosquitto, hub: HubProcess) -> None:
     """Guarantees 2 and 3."""
     app = make_database(tmp_path / "a.db")
@@ -215,6 +216,7 @@ def test_it_catches_up_after_broker_and_hub_were_killed(tmp_path: Path, broker: 
         wait_for(lambda: not agent_a.problems | agent_b.problems, 40, what="no problem is left")
 
 
+@pytest.mark.fault("an agent killed again and again")
 def test_an_agent_that_was_killed_again_and_again_loses_and_repeats_nothing(
     tmp_path: Path, broker: Mosquitto, hub: HubProcess
 ) -> None:
@@ -237,9 +239,11 @@ def test_an_agent_that_was_killed_again_and_again_loses_and_repeats_nothing(
         assert rows(tmp_path / "a.db") == expected
 
 
+@pytest.mark.fault("a device's database copied, two agents run from it")
 def test_a_copied_database_becomes_a_new_incarnation_and_nothing_is_lost(
     tmp_path: Path, broker: Mosquitto, hub: HubProcess
 ) -> None:
+    """Guarantees 2 and 7."""
     app = make_database(tmp_path / "a.db")
     make_database(tmp_path / "b.db")
     with (

@@ -133,6 +133,7 @@ def remount(path: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True, timeout=20)
 
 
+@pytest.mark.fault("a hub's disk that is full")
 async def test_a_disk_that_fills_up_stops_acks_until_there_is_space(broker: Mosquitto, tmp_path: Path) -> None:
     """Guarantee 11."""
     with (

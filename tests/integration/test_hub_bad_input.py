@@ -157,6 +157,7 @@ async def test_rows_that_no_table_takes_are_refused_in_the_entry_with_their_reas
     await still_works(till, hub)
 
 
+@pytest.mark.fault("a device that says it is another")
 async def test_a_device_is_known_by_its_topic_whatever_it_says(till: HandMadeDevice, broker: Mosquitto) -> None:
     """Guarantee 13."""
     payload = till.seal((1, "mine"))

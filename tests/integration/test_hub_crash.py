@@ -83,6 +83,7 @@ def check(log: list[dict[str, object]], devices: list[HandMadeDevice]) -> None:
 
 
 @pytest.mark.parametrize("seed", [1])
+@pytest.mark.fault("a hub killed again and again")
 async def test_a_hub_killed_again_and_again_loses_nothing_it_acked_and_takes_nothing_twice(
     hub: HubProcess, broker: Mosquitto, seed: int
 ) -> None:
@@ -111,6 +112,7 @@ def limit_file_size(hub: HubProcess, size: int) -> None:
     resource.prlimit(hub.process.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
+@pytest.mark.fault("a hub's disk that is full")
 async def test_a_full_disk_acks_nothing_is_said_and_nothing_is_lost_when_space_returns(
     hub: HubProcess, broker: Mosquitto
 ) -> None:

@@ -108,6 +108,7 @@ async def test_a_batch_of_many_parts_is_one_entry_everywhere(till: HandMadeDevic
     assert max(len(payload) for _, payload in till.raw) <= 100_000
 
 
+@pytest.mark.fault("messages repeated")
 async def test_a_repeated_batch_is_acked_again_with_its_old_number(till: HandMadeDevice) -> None:
     """Guarantee 2."""
     await till.hello()
@@ -123,6 +124,7 @@ async def test_a_repeated_batch_is_acked_again_with_its_old_number(till: HandMad
     assert [entry.batch for entry in till.entries] == [1, 2]
 
 
+@pytest.mark.fault("messages out of order")
 async def test_batches_out_of_order_are_asked_for_again(till: HandMadeDevice) -> None:
     """Guarantee 5."""
     await till.hello()
@@ -161,6 +163,7 @@ async def test_freshness_covers_everything_acked_before_the_question(till: HandM
     assert answer.head.seq >= 5
 
 
+@pytest.mark.fault("two hubs on copies of one log")
 async def test_a_higher_epoch_heard_elsewhere_is_overtaken(till: HandMadeDevice) -> None:
     """Guarantee 8."""
     first = await till.hello()

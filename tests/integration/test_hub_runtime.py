@@ -177,6 +177,7 @@ async def test_a_commit_that_takes_long_is_told_to_all_and_keeps_no_question_of_
         await wait_for_async(lambda: on.of(Head)[-1].busy is None, what="the end of it")
 
 
+@pytest.mark.fault("acks lost with the connection")
 async def test_acks_lost_with_the_connection_are_given_again_for_the_same_batch(tmp_path: Path) -> None:
     """Guarantee 2."""
     SlowHost.gate = asyncio.Event()
@@ -197,6 +198,7 @@ async def test_acks_lost_with_the_connection_are_given_again_for_the_same_batch(
         assert on.runtime.status()["head"] == 1
 
 
+@pytest.mark.fault("a slow broker")
 async def test_a_slow_broker_holds_commits_back_and_memory_stays_bounded(tmp_path: Path) -> None:
     """Guarantee 12."""
     broker = InMemoryBroker()
@@ -235,6 +237,7 @@ async def test_a_mistake_over_one_batch_leaves_the_others_alone(
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.fault("a log that cannot be read")
 async def test_a_log_that_cannot_be_read_is_told_to_whoever_asks(tmp_path: Path) -> None:
     """Guarantee 11."""
     async with bench(tmp_path, InMemoryBroker(), BrokenHost) as on:

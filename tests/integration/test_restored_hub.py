@@ -7,6 +7,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from support.agent_process import tidewire_agent
 from support.hub_process import tidewire_hub
 from support.processes import Device, Site
@@ -32,6 +34,7 @@ def two_with_rows(site: Site) -> tuple[Device, Device]:
     return a, b
 
 
+@pytest.mark.fault("a hub restored from an old backup")
 def test_a_hub_restored_from_a_backup_gets_back_what_it_lost(tmp_path: Path) -> None:
     """Guarantees 2, 3 and 7."""
     with Site(tmp_path) as site:
@@ -55,6 +58,7 @@ def test_a_hub_restored_from_a_backup_gets_back_what_it_lost(tmp_path: Path) -> 
         site.assert_equal()
 
 
+@pytest.mark.fault("a hub on an empty volume")
 def test_a_hub_on_an_empty_volume_is_refused_until_a_person_says_adopt(tmp_path: Path) -> None:
     """Guarantee 3: and then no row is deleted on any device."""
     with Site(tmp_path) as site:
@@ -74,6 +78,7 @@ def test_a_hub_on_an_empty_volume_is_refused_until_a_person_says_adopt(tmp_path:
         site.assert_equal()
 
 
+@pytest.mark.fault("a device's database restored from an old copy")
 def test_a_database_restored_from_an_old_copy_goes_on_and_keeps_what_it_wrote_since(tmp_path: Path) -> None:
     """Guarantees 2 and 7."""
     with Site(tmp_path) as site:

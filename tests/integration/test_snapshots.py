@@ -67,6 +67,7 @@ def until_loaded(device: Device, chunks: int) -> None:
     wait_for(so_far, what=f"{chunks} chunks are loaded")
 
 
+@pytest.mark.fault("agent and hub killed while a snapshot is loaded")
 def test_a_device_that_was_away_too_long_takes_a_snapshot_though_both_sides_are_killed_meanwhile(site: Site) -> None:
     """Guarantees 3, 6 and 7."""
     a, b = site.device("a", SCHEMA).start(), site.device("b", SCHEMA, *SLOWLY).start()

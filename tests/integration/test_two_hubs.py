@@ -97,6 +97,7 @@ async def test_who_takes_over_with_another_log_ends_the_one_that_led_and_a_resta
     first.start()  # nobody else leads now, and its log went on nowhere else
 
 
+@pytest.mark.fault("two hubs on copies of one log")
 async def test_a_copy_of_the_log_does_not_lead_beside_the_original_nor_the_original_after_it_was_replaced(
     broker: Mosquitto, hubs: Hubs
 ) -> None:
@@ -135,6 +136,7 @@ async def test_a_copy_of_the_log_does_not_lead_beside_the_original_nor_the_origi
         first.start()
 
 
+@pytest.mark.fault("a hub that was replaced and goes on talking")
 async def test_an_agent_follows_the_later_of_two_hubs_and_never_applies_what_the_stale_one_says(
     broker: Mosquitto, hubs: Hubs, tmp_path: Path
 ) -> None:
