@@ -259,6 +259,29 @@ def test_a_row_that_was_just_written_makes_no_way_for_one_of_the_snapshot(fleet:
     assert b.dead() == [("users", "unique", ("b",))]
 
 
+def test_a_row_changed_while_its_table_was_detached_is_listed_though_an_older_batch_of_it_arrives(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES (1, 'one', 1)")
+    fleet.sync()
+    b.sql("INSERT INTO notes VALUES (2, 'sent', 0)")
+    b.seal()
+    b.store.detach_table("notes")
+    b.sql("UPDATE notes SET title = 'unseen' WHERE id = 2")
+    b.attach("notes")
+    fleet.hello(b)
+    b.store.load_wait()
+    snapshot = FleetSnapshot(fleet)
+    b.store.load_begin(snapshot.manifest(b), whole=False)
+    fleet.push(b)
+    fleet.pull(b)
+    for _ in snapshot.pieces(b):
+        pass
+    fleet.sync()
+    fleet.assert_equal()
+    assert b.rows("SELECT title FROM notes WHERE id = 2") == [("sent",)]
+    assert [letter.cells["title"] for letter in b.store.dead(9)] == ["unseen"]
+
+
 def test_another_snapshot_takes_the_place_of_one_that_is_gone(fleet: Fleet) -> None:
     a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
     a.sql("INSERT INTO notes VALUES (1, 'one', 1), (2, 'two', 2), (3, 'three', 3), (4, 'four', 4)")

@@ -331,7 +331,7 @@ class Applier:
         if self._parked.count:
             self._rows.drop_older(entry)
         self._apply_changes(entry, first_batch=number)
-        self._rows.touch(entry)
+        self._rows.touch(entry, but_not=self._loads.is_under_way)
         if entry.refused:
             self._take_hub_rows(entry, number, batch_cells(self._outbox.payload_of(number)))
 

@@ -223,11 +223,14 @@ class RowWriter:
             "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", (synced.attached.id, key)
         )
 
-    def touch(self, entry: Entry) -> None:
-        """The log has rows of an own entry now: where they were offered as they were here, they are so no more."""
+    def touch(self, entry: Entry, *, but_not: Callable[[int], bool]) -> None:
+        """The log has rows of an own entry now: where they were offered as they were here, they are so no more.
+
+        `but_not` names, by id, tables that do not follow the log: the entry comes to them later.
+        """
         for run in entry.changes:
             synced = self._catalogue.by_name(run.table)
-            if synced is not None and synced.attached.has_originals:
+            if synced is not None and synced.attached.has_originals and not but_not(synced.attached.id):
                 table = synced.table
                 self._connection.executemany(
                     "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)",
