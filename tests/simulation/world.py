@@ -319,6 +319,9 @@ class World:
     def ended(self, name: str, error: BaseException | None) -> None:
         """A process ended by itself."""
         self.note("ended", name, repr(error))
+        for hub in (self.hub, *self._old_hubs):
+            if hub.label == name:
+                hub.close()  # also who looks at its log: the next hub's death may change its files
         if isinstance(error, LedElsewhere):
             hub = self.hub
             self.later(self.chance.uniform(0.2, 2.0), lambda: self._take_over(hub))
