@@ -86,7 +86,7 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     pages_held_max: int = Field(default=64, ge=1, le=10_000)
     """Pages that may wait to be applied; more are dropped and asked for later."""
 
-    pages_held_bytes_max: int = Field(default=16 * 1024 * 1024, ge=1024)
+    pages_held_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1024)
     """Bytes of these; one page is always held."""
 
     fresh_questions_max: int = Field(default=256, ge=1, le=100_000)
