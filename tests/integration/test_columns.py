@@ -339,3 +339,55 @@ def test_sqlite_refuses_to_drop_a_column_of_a_table_that_is_attached(fleet: Flee
     a = fleet.edge("a", ITEMS)
     with pytest.raises(sqlite3.OperationalError, match="tidewire"):
         a.sql("ALTER TABLE items DROP COLUMN z")
+
+
+REUSE = (
+    "BEGIN; ALTER TABLE items RENAME COLUMN n TO n_old; ALTER TABLE items ADD COLUMN n INTEGER;"
+    "UPDATE items SET n = n_old * 100; COMMIT"
+)
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_name_that_another_column_gets_at_once_is_another_column(fleet: Fleet, heard: bool) -> None:
+    """Guarantee 7. The second device has heard of the first one's migration, or makes its own while away."""
+    a, b = (fleet.edge(name, ITEMS) for name in "ab")
+    a.sql("INSERT INTO items VALUES ('i1', 'x', 1), ('i2', 'y', 2)")
+    fleet.sync()
+    a.sql(REUSE)
+    fleet.sync() if heard else fleet.push(a)
+    b.sql(REUSE)
+    fleet.sync()
+    late = fleet.edge("late", "CREATE TABLE items (id TEXT PRIMARY KEY, z TEXT, n_old INTEGER, n INTEGER)")
+    fleet.sync()
+    for edge in (a, b, late):
+        assert edge.rows("SELECT id, n_old, n FROM items ORDER BY id") == [("i1", 1, 100), ("i2", 2, 200)]
+    fleet.assert_equal()
+
+
+def test_a_name_that_is_used_again_before_the_agent_runs_loses_no_change_that_waits(fleet: Fleet) -> None:
+    """Guarantee 1."""
+    a, b = (fleet.edge(name, ITEMS) for name in "ab")
+    a.sql("INSERT INTO items VALUES ('i1', 'x', 1), ('i2', 'y', 2)")
+    fleet.sync()
+    a.sql("UPDATE items SET n = 7 WHERE id = 'i1'")
+    a.sql(REUSE)
+    a.sql("UPDATE items SET n = 9 WHERE id = 'i2'")
+    fleet.sync()
+    b.sql(REUSE)
+    fleet.sync()
+    for edge in (a, b):
+        assert edge.rows("SELECT id, n_old, n FROM items ORDER BY id") == [("i1", 7, 700), ("i2", 2, 9)]
+    fleet.assert_equal()
+
+
+def test_columns_that_exchange_their_names_are_told_to_all(fleet: Fleet) -> None:
+    """Guarantee 7: what the last device to do it has is what all have."""
+    items = "CREATE TABLE items (id TEXT PRIMARY KEY, p TEXT, q TEXT)"
+    a, b = (fleet.edge(name, items) for name in "ab")
+    a.sql("INSERT INTO items VALUES ('i1', 'p', 'q')")
+    fleet.sync()
+    for old, new in ("pt", "qp", "tq"):
+        a.sql(f"ALTER TABLE items RENAME COLUMN {old} TO {new}")
+    fleet.sync()
+    fleet.assert_equal()
+    assert b.rows("SELECT p, q FROM items") == [("q", "p")]

@@ -66,7 +66,7 @@ CLONED: Final = "cloned"
 def tables_refused(problems: Sequence[TableProblem]) -> Trouble:
     """What the hub says of tables that it does not take as this device declares them."""
     first = "; ".join(f"{problem.table}: {problem.message}" for problem in problems[:3])
-    hint = "make the table's shape equal on all devices, or detach it"
+    hint = "a key and a column's type cannot change: give the table its old shape back, or make one of another name"
     return Trouble(TABLES_REFUSED, f"the hub does not take {len(problems)} table(s) as declared: {first}", hint)
 
 

@@ -13,6 +13,7 @@ them are really gone; for OR IGNORE and UPSERT none is.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -39,6 +40,11 @@ MASK_BITS: Final = 62
 """Columns per integer of a mask: bits of a signed 64-bit integer that stay clear of its sign."""
 
 _TRIGGER_PREFIX: Final = "tidewire_"
+
+_BIT: Final = re.compile(
+    r'\(CASE WHEN typeof\(OLD\.("(?:[^"]|"")*"|\w+)\)(?:(?!CASE).)*? THEN 0 ELSE (\d+) END\)', re.DOTALL
+)
+"""A bit of a mask, in the text of a trigger: the column that it stands for, and its value."""
 
 
 def trigger_statements(table_id: int, table: Table, columns: Sequence[str]) -> Iterator[str]:
@@ -114,6 +120,21 @@ def installed(connection: sqlite3.Connection, table_id: int) -> list[tuple[str, 
         "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger' AND name GLOB ?",
         (f"{_TRIGGER_PREFIX}{table_id}_*",),
     ).fetchall()
+
+
+def columns_now(connection: sqlite3.Connection, table_id: int) -> dict[int, str]:
+    """Place in the masks → the name that the column has now, as SQLite renames columns inside of triggers, too."""
+    found = connection.execute(
+        "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = ?", (f"{_TRIGGER_PREFIX}{table_id}_update",)
+    ).fetchone()
+    places: dict[int, str] = {}
+    start = 0
+    for word, end in enumerate(re.finditer(r" AS m\d+", found[0] if found else "")):
+        for column, value in _BIT.findall(found[0], start, end.start()):
+            name = column[1:-1].replace('""', '"') if column.startswith('"') else column
+            places[word * MASK_BITS + int(value).bit_length() - 1] = name
+        start = end.end()
+    return places
 
 
 def mask_columns(cols: int | str | None, columns: Sequence[str]) -> frozenset[str]:

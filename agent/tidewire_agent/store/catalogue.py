@@ -237,7 +237,7 @@ class Catalogue:
             triggers = []
         if not triggers:
             self._capture_rebuilt(attached, table)
-        elif table.column_names != attached.columns:
+        elif table.column_names != attached.columns or self._reused(attached, table):
             self._capture_new_columns(attached, table)
             if attached.state == "behind":
                 self._take_anew(attached)
@@ -270,7 +270,8 @@ class Catalogue:
         elif not self._exists(attached.name):
             reason = (
                 f"table {attached.name!r} was dropped; its rows stay on the hub and on other devices"
-                f" (create it again to take them from there, or forget it: tidewire-agent detach {attached.name})"
+                f" (create it again to take them from there, or forget it: tidewire-agent detach {attached.name}, and"
+                " start the agent without that --table)"
             )
         self.registry.update(attached.id, state="missing", problem=reason)
 
@@ -292,12 +293,24 @@ class Catalogue:
             cursor_seq=cursor.seq if cursor else None,
         )
 
+    def _reused(self, attached: Attached, table: Table) -> dict[str, str]:
+        """Columns that were renamed and whose name another column has now: that name → the new name (both folded)."""
+        now = capture.columns_now(self._connection, attached.id)
+        renamed = ((name, now.get(place, name)) for place, name in enumerate(attached.columns) if name)
+        return {
+            fold(name): fold(new) for name, new in renamed if fold(name) != fold(new) and fold(name) in table.by_name
+        }
+
     def _capture_new_columns(self, attached: Attached, table: Table) -> None:
-        columns = _kept_places(attached.columns, table)
+        reused = self._reused(attached, table)
+        remembered = ["" if fold(name) in reused else name for name in attached.columns]
+        columns = _kept_places(remembered, table)
         capture.install(self._connection, attached.id, table, columns)
-        known = {fold(name) for name in attached.columns}
+        known = {fold(name) for name in remembered}
         new = [name for name in table.by_name if name not in known]
         others = self.elsewhere.lacking(attached.id)
+        # Whoever renamed the old column elsewhere has given its name to another there, too.
+        others |= self.elsewhere.note_reused(attached.id, [name for name, became in reused.items() if became in others])
         if self.elsewhere.has_now(attached.id, table.by_name.keys(), new):
             self._stop_loading(attached)
         for place, name in enumerate(columns):

@@ -49,6 +49,12 @@ class Elsewhere:
                 self._noted.add((table_id, name))
                 self._add(table_id, name)
 
+    def note_reused(self, table_id: int, names: Collection[str]) -> frozenset[str]:
+        """These names stand for other columns elsewhere than they did here; the names."""
+        for name in names:
+            self._add(table_id, name)
+        return frozenset(names)
+
     def told(self, tables: Iterable[tuple[int, Collection[str]]], head: int) -> None:
         """The hub tells all columns that each table lacks, as of entry `head`."""
         self._connection.execute("DELETE FROM tidewire_elsewhere WHERE arrived IS NULL")
