@@ -77,7 +77,7 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     window_batches: int = Field(default=64, ge=1, le=10_000)
     """Batches that may be sent and not yet acked: enough for hundreds of batches a second at 100 ms."""
 
-    window_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    window_bytes: int = Field(default=1024 * 1024, ge=1024)
     """Bytes of these, which bounds what a resend repeats; one batch is always allowed."""
 
     replay_pages: int = Field(default=8, ge=1, le=64)

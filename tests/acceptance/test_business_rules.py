@@ -173,7 +173,8 @@ def test_a_device_attached_with_an_old_copy_of_the_tables_changes_nothing_for_th
 def test_a_batch_that_is_refused_with_later_ones_of_its_row_in_flight_ends_equal_and_is_listed(site: Site) -> None:
     """Guarantee 5, too: the later batches follow in their order."""
     with TcpProxy(site.broker.port) as cable:
-        a, b = site.device("a", ITEMS).start(), site.device("b", ITEMS)
+        a = site.device("a", ITEMS).start()
+        b = site.device("b", ITEMS, "--offline-changes-max", "1")  # so that each transaction is a batch
         b.broker = cable.url
         b.start()
         site.wait_at_rest()

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from support.agent_process import tidewire_agent
 from support.broker import Mosquitto
+from support.hub_process import tidewire_hub
 from support.processes import Device, Site
 from support.publish import publish
 from support.waiting import wait_for
@@ -27,9 +28,9 @@ SCHEMAS = Path(__file__).parents[2] / "schemas/json"
 
 TRAVELS: dict[str, set[str]] = {
     "up": {"batch", "part"},
-    "ask": {"hello", "replay_request", "fresh_request", "snapshot_request", "verify_request"},
+    "ask": {"hello", "replay_request", "fresh_request", "snapshot_request", "verify_request", "verify_report"},
     "in": {"welcome", "ack", "replay", "fresh_answer", "snapshot", "snapshot_chunk", "verify_answer"}
-    | {"problem", "part"},
+    | {"problem", "part", "verify_now"},
     "log": {"page", "part"},
     "head": {"head"},
     "device_state": {"device_state"},
@@ -138,6 +139,8 @@ def be_busy(site: Site, devices: list[Device]) -> None:
     with DataSync(a.db) as sync:
         sync.fresh(60)
     assert tidewire_agent("verify", "--db", a.db, "--table", "own").stdout.startswith("own: ")
+    asked = tidewire_hub("verify", "a", "--data", site.folder / "hub", "--broker", site.broker.url, "--table", "own")
+    assert asked.stdout.startswith("own: "), asked.stderr
     site.hub.kill()
     site.hub.start()
     for device in devices:

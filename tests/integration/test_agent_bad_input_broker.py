@@ -159,7 +159,9 @@ def test_a_hub_with_another_log_halts_the_agent_until_the_right_one_is_back(
     tmp_path: Path, database: Path, broker: Mosquitto
 ) -> None:
     make_database(tmp_path / "b.db")
-    with AgentProcess(database, "till-a", broker.url, "--hello-backoff-max-s", "0.5") as agent:
+    with AgentProcess(
+        database, "till-a", broker.url, "--hello-backoff-max-s", "0.5", "--offline-changes-max", "1"
+    ) as agent:
         with HubProcess(tmp_path / "right", broker.url, log=tmp_path / "hub.log") as right:
             agent.start()
             wait_position(agent, 1)

@@ -146,6 +146,8 @@ async def test_rows_that_no_table_takes_are_refused_in_the_entry_with_their_reas
     till: HandMadeDevice, hub: HubProcess, broker: Mosquitto
 ) -> None:
     """Guarantee 10."""
+    async with HandMadeDevice(broker.url, "odd", incarnation=ID) as odd:
+        await odd.hello()  # else the hub would wait for it to name its tables
     prev = NO_DIGEST
     for number, (changes, _) in enumerate(REFUSED_RUNS.values(), start=1):
         payload = batch_of(changes, number, prev)

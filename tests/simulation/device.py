@@ -293,6 +293,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "ack_timeout_s": 2.0,
     "stall_timeout_s": 1.0,
     "window_batches": 4,
+    "offline_changes_max": 2,
     "window_bytes": 16 * 1024,
     "replay_pages": 2,
     "pages_held_max": 5,
