@@ -1,6 +1,6 @@
 """The app of a measurement: it writes readings as fast as it can, or at a pace, in a process of its own.
 
-Called as `python -m bench.app DATABASE ROWS PER_TRANSACTION PAUSE_S TRIGGERED`; it prints when (monotonic seconds,
+Called as `python -m bench.app DATABASE ROWS PER_TRANSACTION PAUSE_S SEED`; it prints when (monotonic seconds,
 the same clock for all processes of a machine) it began and when each transaction was committed.
 """
 
