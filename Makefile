@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 # What the tests run besides Python, as command=package.
-TEST_PACKAGES := mosquitto=mosquitto mosquitto_pub=mosquitto-clients sqlite3=sqlite3 openssl=openssl ip=iproute2
+TEST_PACKAGES := mosquitto=mosquitto mosquitto_pub=mosquitto-clients sqlite3=sqlite3 openssl=openssl \
+	ip=iproute2 iptables=iptables mount=mount
 
 # Tests run side by side, one process per processor; each has ports, brokers and files of its own.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
@@ -26,9 +27,9 @@ test: lint ## style, types and every test (ARGS='tests/unit -k name': some of th
 	@.ci/packages $(TEST_PACKAGES)
 	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) $(ARGS)
 
-faults: $(READY) ## all tests in which something goes wrong, with more kills (ARGS='--chaos-seed 5')
+faults: $(READY) ## all tests in which something goes wrong, at length (ARGS='--chaos-seed 5'); best as root
 	@.ci/packages $(TEST_PACKAGES)
-	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) -m fault --chaos-kills 60 $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) -m fault --require-rights --chaos-kills 60 $(ARGS)
 
 sim: $(READY) ## simulate many worlds full of faults (ARGS='--seeds 0:10000 --steps 500', ARGS='--seed 17 --history')
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(ARGS)

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, settings
 from support.broker import Mosquitto
 from support.protocol import PROTOCOLS
 
+pytest_plugins = ["support.rights"]
+
 # How long an example takes says more about the machine than about the code. The examples are the same in each run, so
 # that a change is judged by what it changed; `--hypothesis-profile search` looks for new ones.
 settings.register_profile("search", deadline=None, suppress_health_check=[HealthCheck.too_slow])

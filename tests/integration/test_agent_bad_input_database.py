@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from support.agent_process import AgentProcess, make_database, rows, tidewire_agent, wait_rows
 from support.broker import Mosquitto
 from support.hub_process import HubProcess
+from support.mounts import remount, small_disk
 from support.waiting import wait_for
 from tidewire_link.command_line import ExitCode
 
@@ -25,19 +25,10 @@ def hub(tmp_path: Path, broker: Mosquitto) -> Iterator[HubProcess]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte of its own."""
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(path))
-    try:
+    with small_disk(tmp_path / "disk", "1m") as path:
         yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True, timeout=20)
-
-
-def mount(*arguments: str) -> None:
-    subprocess.run(["mount", *arguments], check=True, timeout=20)
 
 
 def test_a_missing_database_ends_the_start_with_a_hint(tmp_path: Path) -> None:
@@ -57,10 +48,11 @@ def test_a_corrupt_database_ends_the_start_with_a_hint(tmp_path: Path) -> None:
     assert "integrity_check" in done.stderr
 
 
-def test_a_read_only_database_ends_the_start_with_a_hint(tmp_path: Path, small_disk: Path) -> None:
-    make_database(small_disk / "a.db").close()
-    mount("-o", "remount,ro", str(small_disk))
-    done = tidewire_agent("run", "--db", small_disk / "a.db", "--device", "x")
+@pytest.mark.needs("mount")
+def test_a_read_only_database_ends_the_start_with_a_hint(tmp_path: Path, disk: Path) -> None:
+    make_database(disk / "a.db").close()
+    remount(disk, "ro")
+    done = tidewire_agent("run", "--db", disk / "a.db", "--device", "x")
     assert done.returncode == ExitCode.DATABASE
     assert "hint:" in done.stderr
 
@@ -189,55 +181,59 @@ def test_an_agent_that_stops_leaves_a_wal_that_is_not_its_own(
         assert rows(tmp_path / "a.db") == [("o-1", 1.0)]
 
 
+@pytest.mark.needs("mount")
+@pytest.mark.fault("a device's disk that is full")
 def test_a_full_disk_is_a_problem_and_nothing_is_lost_when_space_returns(
-    tmp_path: Path, small_disk: Path, broker: Mosquitto, hub: HubProcess
+    tmp_path: Path, disk: Path, broker: Mosquitto, hub: HubProcess
 ) -> None:
     """Guarantee 11."""
-    make_database(small_disk / "a.db").close()
+    make_database(disk / "a.db").close()
     other = make_database(tmp_path / "b.db")
     with (
         AgentProcess(
-            small_disk / "a.db", "till-a", broker.url, "--retry-delay-max-s", "0.5", "--disk-reserve-bytes", "0"
+            disk / "a.db", "till-a", broker.url, "--retry-delay-max-s", "0.5", "--disk-reserve-bytes", "0"
         ) as agent,
         AgentProcess(tmp_path / "b.db", "till-b", broker.url) as agent_b,
     ):
         agent.log_path = tmp_path / "a.log"
         agent.start()
         agent_b.start()
-        fill(small_disk / "ballast")
+        fill(disk / "ballast")
         for number in range(50):
             other.execute("INSERT INTO orders VALUES (?, 1)", (f"{number:02}" + "x" * 20_000,))
         wait_for(lambda: "disk" in agent.log, 30, what="the full disk is said")
         assert agent.running
-        mount("-o", "remount,size=16m", str(small_disk))
-        wait_for(lambda: len(rows(small_disk / "a.db")) == 50, 30, what="all rows are there")
+        remount(disk, "size=16m")
+        wait_for(lambda: len(rows(disk / "a.db")) == 50, 30, what="all rows are there")
         agent.wait_no_problem()
-        assert rows(small_disk / "a.db") == rows(tmp_path / "b.db")
+        assert rows(disk / "a.db") == rows(tmp_path / "b.db")
 
 
+@pytest.mark.needs("mount")
+@pytest.mark.fault("a device's disk that is nearly full")
 def test_below_the_reserve_an_agent_leaves_the_disk_to_the_app_and_goes_on_when_there_is_space(
-    tmp_path: Path, small_disk: Path, broker: Mosquitto, hub: HubProcess
+    tmp_path: Path, disk: Path, broker: Mosquitto, hub: HubProcess
 ) -> None:
     """Guarantee 1. Guarantee 11."""
-    mount("-o", "remount,size=8m", str(small_disk))
-    app = make_database(small_disk / "a.db")
+    remount(disk, "size=8m")
+    app = make_database(disk / "a.db")
     other = make_database(tmp_path / "b.db")
     options = ("--retry-delay-max-s", "0.2", "--disk-reserve-bytes", "5000000")
     with (
-        AgentProcess(small_disk / "a.db", "till-a", broker.url, *options) as agent,
+        AgentProcess(disk / "a.db", "till-a", broker.url, *options) as agent,
         AgentProcess(tmp_path / "b.db", "till-b", broker.url) as agent_b,
     ):
         agent.start()
         agent_b.start()
-        (small_disk / "ballast").write_bytes(b"x" * 4_000_000)
+        (disk / "ballast").write_bytes(b"x" * 4_000_000)
         app.execute("INSERT INTO orders VALUES ('mine', 1)")
         other.execute("INSERT INTO orders VALUES ('theirs', 2)")
         agent.wait_problem("disk_low")
         assert agent.status.state == "live"
-        assert rows(small_disk / "a.db", "SELECT count(*) FROM tidewire_change") == [(1,)]
-        assert rows(small_disk / "a.db") == [("mine", 1.0)]
-        (small_disk / "ballast").unlink()
-        for path in (small_disk / "a.db", tmp_path / "b.db"):
+        assert rows(disk / "a.db", "SELECT count(*) FROM tidewire_change") == [(1,)]
+        assert rows(disk / "a.db") == [("mine", 1.0)]
+        (disk / "ballast").unlink()
+        for path in (disk / "a.db", tmp_path / "b.db"):
             wait_rows(path, [("mine", 1.0), ("theirs", 2.0)])
         agent.wait_no_problem()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from support.agent_process import AgentProcess, make_database
 from support.broker import Mosquitto
 from support.hub_process import HandMadeDevice, HubProcess, tidewire_hub
+from support.mounts import remount, small_disk
 from support.waiting import wait_for, wait_for_async
 from tidewire_link.command_line import ExitCode
 from tidewire_schemas import topics
@@ -118,21 +118,7 @@ async def test_batches_in_any_order_and_any_number_of_times_are_in_the_log_once_
     assert rejected(hub) == []
 
 
-@contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """A file system of its own."""
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True, timeout=20)
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True, timeout=20)
-
-
-def remount(path: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(path)], check=True, timeout=20)
-
-
+@pytest.mark.needs("mount")
 @pytest.mark.fault("a hub's disk that is full")
 async def test_a_disk_that_fills_up_stops_acks_until_there_is_space(broker: Mosquitto, tmp_path: Path) -> None:
     """Guarantee 11."""
@@ -167,6 +153,8 @@ async def test_a_disk_that_fills_up_stops_acks_until_there_is_space(broker: Mosq
         assert "Traceback" not in hub.log
 
 
+@pytest.mark.needs("mount")
+@pytest.mark.fault("a hub's disk that is nearly full")
 def test_below_the_reserve_a_hub_takes_nothing_says_so_and_goes_on_when_there_is_space(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
@@ -194,6 +182,7 @@ def test_below_the_reserve_a_hub_takes_nothing_says_so_and_goes_on_when_there_is
         assert "no ack" not in agent.log
 
 
+@pytest.mark.fault("a hub's log that another program locks")
 async def test_a_log_that_another_program_locks_stops_acks_and_is_said_until_it_lets_go(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
@@ -222,6 +211,7 @@ def log_locked(path: Path) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
+@pytest.mark.needs("mount")
 async def test_what_a_hub_left_can_be_looked_at_on_a_read_only_disk(broker: Mosquitto, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "16m") as disk:
         with HubProcess(disk / "data", broker.url, "--disk-reserve-bytes", "0", log=tmp_path / "hub.log") as hub:
@@ -236,6 +226,7 @@ async def test_what_a_hub_left_can_be_looked_at_on_a_read_only_disk(broker: Mosq
             assert answer.returncode == 0, (command, answer.stderr)
 
 
+@pytest.mark.needs("mount")
 def test_a_data_directory_on_a_read_only_disk_ends_the_start_with_a_hint(broker: Mosquitto, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "16m") as disk:
         with HubProcess(disk / "data", broker.url, log=tmp_path / "hub.log") as hub:
