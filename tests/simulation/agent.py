@@ -33,7 +33,14 @@ class SimulatedDatabase:
 
     async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """See `Database.run`."""
-        return await _called(partial(function, self._store, *args, **kwargs))
+        return await _called(partial(self._call, partial(function, self._store, *args, **kwargs)))
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception:
+            self._store.check_files()
+            raise
 
     async def close(self) -> None:
         """See `Database.close`; a dead process's files are closed by the system."""

@@ -26,6 +26,10 @@ class Store(Protocol):
         """The connection, used from that thread alone."""
         ...
 
+    def check_files(self) -> None:
+        """After a call that failed: raise the error that tells the cause, if it is that the files are others now."""
+        ...
+
     def close(self) -> None:
         """End cleanly."""
         ...
@@ -86,12 +90,20 @@ class Database(Generic[StoreT]):
         """Run `function(store, …)` on the thread, after all calls that were made before.
 
         Raises:
-            DatabaseError: also in place of any sqlite3 error.
+            DatabaseError: also in place of any sqlite3 error, and of any error at all where the files have become
+                others under the store: whatever it reads in them then, or cannot read, comes of that.
         """
         try:
-            return cast(R, await self._on_thread(partial(function, self._store, *args, **kwargs)))
+            return cast(R, await self._on_thread(partial(self._call, partial(function, self._store, *args, **kwargs))))
         except sqlite3.Error as error:
             raise from_sqlite(error) from error
+
+    def _call(self, call: Callable[[], R]) -> R:
+        try:
+            return call()
+        except Exception:
+            self._store.check_files()
+            raise
 
     async def close(self) -> None:
         """Close the store and end the thread; calls under way are finished, or interrupted if they take long."""

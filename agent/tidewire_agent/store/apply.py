@@ -320,7 +320,8 @@ class Applier:
             self._connection.execute("ROLLBACK TO entry")
             return False
         finally:
-            self._connection.execute("RELEASE entry")
+            if self._connection.in_transaction:  # SQLite has not undone all of it, as it does on a full disk
+                self._connection.execute("RELEASE entry")
         return True
 
     # ── own entries ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -168,13 +168,21 @@ class EdgeStore:
         Raises:
             DatabaseMissing, DatabaseReplaced, WalReplaced: the files are others than those that were opened.
         """
-        self._parts.files.check()
+        self.check_files()
         with _sqlite_errors():
             version = int(self._connection.execute("PRAGMA data_version").fetchone()[0])
             if version != self._data_version:
                 self._data_version = version
                 self._parts.changes.saw_commit()
             return version
+
+    def check_files(self) -> None:
+        """Whether the files are those that were opened: also to be asked before another error's cause is named.
+
+        Raises:
+            DatabaseMissing, DatabaseReplaced, WalReplaced: they are others, or gone.
+        """
+        self._parts.files.check()
 
     # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -231,7 +231,8 @@ class SnapshotLoader:
             self._connection.execute("ROLLBACK TO load")
             return False
         finally:
-            self._connection.execute("RELEASE load")
+            if self._connection.in_transaction:  # SQLite has not undone all of it, as it does on a full disk
+                self._connection.execute("RELEASE load")
         return True
 
     def _make_way(self, load: TableLoad, change: RowChange) -> bool:
