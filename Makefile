@@ -10,11 +10,13 @@ READY := $(VENV)/.ready
 TEST_PACKAGES := mosquitto=mosquitto mosquitto_pub=mosquitto-clients sqlite3=sqlite3 openssl=openssl \
 	ip=iproute2 iptables=iptables mount=mount
 
+BENCH_PACKAGES := mosquitto=mosquitto
+
 # Tests run side by side, one process per processor; each has ports, brokers and files of its own.
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults sim lint format lock clean
+.PHONY: help demo test faults sim bench lint format lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,6 +35,10 @@ faults: $(READY) ## all tests in which something goes wrong, at length (ARGS='--
 
 sim: $(READY) ## simulate many worlds full of faults (ARGS='--seeds 0:10000 --steps 500', ARGS='--seed 17 --history')
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(ARGS)
+
+bench: $(READY) ## how fast it is, and how fast its parts could be (ARGS='T L --repeats 5', ARGS=--list)
+	@.ci/packages $(BENCH_PACKAGES)
+	@PATH="$$PATH:/usr/sbin" PYTHONPATH=tests:. $(BIN)/python -m bench $(ARGS)
 
 lint: $(READY) ## style and types alone
 	$(BIN)/ruff check .

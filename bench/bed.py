@@ -1,54 +1,31 @@
-"""What a measurement runs on: a broker, a hub, devices and their apps, all real processes, and what they use."""
+"""What a measurement runs on: a broker, a hub, devices and their apps, all real processes."""
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
-from bench.app import SCHEMA
+from bench.app import PATIENCE_S, SCHEMA
+from bench.results import Usage
+from bench.usage import using
 from support.processes import Device, Site
-
-PATIENCE_S = 300.0
-"""Nobody waits that long unless something is broken."""
 
 ARRIVAL_POLL_S = 0.001
 LATENCY_POLL_S = 0.0002
-SEED = 7
-
-
-class Written(NamedTuple):
-    """What an app did, in monotonic seconds."""
-
-    began: float
-    committed: list[float]
-
-
-class Usage(NamedTuple):
-    """What one process used."""
-
-    cpu_s: float
-    rss_mib: float
-    """The most it ever had."""
-    written_mib: float
-    """Given to the kernel for files."""
 
 
 class Bed(Site):
     """An installation with default settings, whose devices hold the table `readings`."""
 
-    def add(self, name: str) -> Device:
-        """A device, live."""
-        device = self.device(name, SCHEMA, tables=("readings",))
+    def add(self, name: str, *options: str, broker: str | None = None) -> Device:
+        """A device, live; `broker` is where it finds the broker, if not directly."""
+        device = self.device(name, SCHEMA, *options, tables=("readings",))
         device.settings = ()
+        device.broker = broker or device.broker
         return device.start()
 
     def processes(self) -> dict[str, psutil.Process]:
@@ -59,67 +36,48 @@ class Bed(Site):
 
     @contextmanager
     def using(self, used: dict[str, Usage]) -> Iterator[None]:
-        """Note in `used` what the processes use meanwhile; the peak of memory is that of their lives."""
-        processes = self.processes()
-        before = {name: _cpu_s(process) for name, process in processes.items()}
-        wrote = {name: _written(process) for name, process in processes.items()}
-        yield
-        for name, process in processes.items():
-            used[name] = Usage(
-                _cpu_s(process) - before[name], _peak_mib(process.pid), (_written(process) - wrote[name]) / 2**20
-            )
+        """Note in `used` what the processes use meanwhile."""
+        with using(self.processes(), used):
+            yield
 
 
-def begin_app(device: Device, rows: int, per_transaction: int, pause_s: float = 0.0) -> subprocess.Popen[str]:
-    """Start an app that writes readings."""
-    arguments = [device.db, rows, per_transaction, pause_s, SEED]
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench.app", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=Path(__file__).parents[1],
-    )
-
-
-def end_app(app: subprocess.Popen[str]) -> Written:
-    """What it did."""
-    out, _ = app.communicate(timeout=PATIENCE_S)
-    if app.returncode != 0:
-        raise RuntimeError(f"the app failed with {app.returncode}")
-    found: Mapping[str, object] = json.loads(out)
-    return Written(**found)  # type: ignore[arg-type]  # it is our own program
-
-
-def wait_arrival(device: Device, rows: int, *, poll_s: float = ARRIVAL_POLL_S) -> list[float]:
+def wait_arrival(
+    device: Device, rows: int, *, poll_s: float = ARRIVAL_POLL_S, patience_s: float = PATIENCE_S
+) -> list[float]:
     """When each of so many rows was seen on a device: the first time that it held at least n of them."""
-    seen: list[float] = []
-    deadline = time.monotonic() + PATIENCE_S
-    with closing(sqlite3.connect(device.db, timeout=PATIENCE_S, isolation_level=None)) as reader:
-        while len(seen) < rows:
-            # Rows are only inserted, so the greatest rowid counts them at the cost of one step.
-            (there,) = reader.execute("SELECT coalesce(max(rowid), 0) FROM readings").fetchone()
-            now = time.monotonic()
-            seen += [now] * (there - len(seen))
-            if now > deadline:
-                raise TimeoutError(f"{device.device} holds {there} of {rows} rows after {PATIENCE_S} s")
+    return wait_arrivals([device], rows, poll_s=poll_s, patience_s=patience_s)[0]
+
+
+def wait_arrivals(
+    devices: Sequence[Device], rows: int, *, poll_s: float = ARRIVAL_POLL_S, patience_s: float = PATIENCE_S
+) -> list[list[float]]:
+    """The same of several devices, looked at in turn."""
+    seen: list[list[float]] = [[] for _ in devices]
+    readers = [sqlite3.connect(device.db, timeout=PATIENCE_S, isolation_level=None) for device in devices]
+    deadline = time.monotonic() + patience_s
+    try:
+        while min(map(len, seen)) < rows:
+            for reader, times in zip(readers, seen, strict=True):
+                if len(times) < rows:
+                    # Rows are only inserted, so the greatest rowid counts them at the cost of one step.
+                    (there,) = reader.execute("SELECT coalesce(max(rowid), 0) FROM readings").fetchone()
+                    times.extend([time.monotonic()] * (there - len(times)))
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{min(map(len, seen))} of {rows} rows came in {patience_s} s")
             time.sleep(poll_s)
-        (count,) = reader.execute("SELECT count(*) FROM readings").fetchone()
-    if count != rows:
-        raise RuntimeError(f"{device.device} holds {count} rows, {rows} were written")
+        for reader, device in zip(readers, devices, strict=True):
+            (count,) = reader.execute("SELECT count(*) FROM readings").fetchone()
+            if count != rows:
+                raise RuntimeError(f"{device.device} holds {count} rows, {rows} were written")
+    finally:
+        for reader in readers:
+            reader.close()
     return seen
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def _written(process: psutil.Process) -> int:
-    return int(process.io_counters().write_bytes)
-
-
-def _peak_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("this kernel does not say how much memory a process had at most")
+def file_bytes(device: Device) -> int:
+    """How large a device's database is once all of it is in the file itself."""
+    with closing(sqlite3.connect(device.db, timeout=PATIENCE_S)) as app:
+        (pages,) = app.execute("PRAGMA page_count").fetchone()
+        (page_bytes,) = app.execute("PRAGMA page_size").fetchone()
+    return int(pages) * int(page_bytes)
