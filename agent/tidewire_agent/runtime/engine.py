@@ -172,6 +172,7 @@ class Engine:
         watch = CommitWatch(
             self._path,
             self._data_version,
+            self.wake,
             self._on_commit,
             self._on_quiet,
             mode=self._settings.watch,

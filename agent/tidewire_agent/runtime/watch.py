@@ -19,6 +19,7 @@ import os
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from math import inf
@@ -27,9 +28,15 @@ from typing import Final, Literal, Protocol
 
 _log = logging.getLogger("tidewire.agent")
 
-RECHECKS_S: Final = (0.001, 0.004, 0.016, *(0.016 + 0.03 * n for n in range(1, 17)))
+RECHECKS_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, *(0.016 + 0.03 * n for n in range(1, 17)))
 """When to look again after an event: soon, as the wal-index follows the write at once where nothing is fsynced; then
 every 30 ms for half a second, as a slow card may need that long for the app's fsync."""
+
+WAL_INDEX_S: Final = 0.0002
+"""How soon after a small write without fsync the commit is there: far less than a timer can wait."""
+
+ALONE_S: Final = 0.02
+"""An event so long after the one before is mostly of a small transaction by itself."""
 
 WatchMode = Literal["auto", "poll"]
 
@@ -38,7 +45,11 @@ class Notifier(Protocol):
     """Says that the file may have changed."""
 
     def start(self, notify: Callable[[], None]) -> None:
-        """Call `notify` on the event loop whenever the file may have changed."""
+        """Call `notify` on the event loop when the file may have changed: once, until `listen`."""
+        ...
+
+    def listen(self) -> None:
+        """Tell again, also of what happened since it told last."""
         ...
 
     def renew(self) -> None:
@@ -53,6 +64,9 @@ class Notifier(Protocol):
 STREAK_PAUSE_S: Final = 0.004
 """While each look finds a commit, they are this far apart: else one at full speed has it look all the time."""
 
+DEAF_S: Final = 0.004
+"""After an event no other is listened to for so long: a large transaction brings one for each of its pages."""
+
 
 class InotifyNotifier:
     """inotify on one file. Raises OSError where that is not supported."""
@@ -64,6 +78,8 @@ class InotifyNotifier:
         self._mask = flags.MODIFY | flags.ATTRIB | flags.DELETE_SELF | flags.MOVE_SELF
         self._inotify = INotify(nonblocking=True)
         self._watched: tuple[int, int] | None = None
+        self._notify: Callable[[], None] = lambda: None
+        self._listens = False
         try:
             self._watch()
         except OSError:
@@ -72,13 +88,21 @@ class InotifyNotifier:
 
     def start(self, notify: Callable[[], None]) -> None:
         """Begin to tell."""
+        self._notify = notify
+        self.listen()
 
-        def readable() -> None:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._inotify.fileno(), 65536)  # what happened does not matter: something did
-            notify()
+    def listen(self) -> None:
+        """Look at the file descriptor again."""
+        if not self._listens:
+            self._listens = True
+            asyncio.get_running_loop().add_reader(self._inotify.fileno(), self._readable)
 
-        asyncio.get_running_loop().add_reader(self._inotify.fileno(), readable)
+    def _readable(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._inotify.fileno(), 65536)  # what happened does not matter: something did
+        self._listens = False
+        asyncio.get_running_loop().remove_reader(self._inotify.fileno())
+        self._notify()
 
     def renew(self) -> None:
         """Watch the file that has the name now."""
@@ -124,6 +148,9 @@ class StatNotifier:
 
         threading.Thread(target=look_on, name="tidewire file watch", daemon=True).start()
 
+    def listen(self) -> None:
+        """Nothing to do: it tells no more often than it looks."""
+
     def renew(self) -> None:
         """Nothing to do: it looks by name."""
 
@@ -164,6 +191,7 @@ class CommitWatch:
     Args:
         database: the SQLite file.
         data_version: asks the database; a number that changes when another connection has committed.
+        on_start: called on the event loop once every commit from then on will be noticed.
         on_commit: called on the event loop.
         on_quiet: called after a look that found no commit.
         mode: `poll` never uses inotify.
@@ -175,6 +203,7 @@ class CommitWatch:
         self,
         database: Path,
         data_version: Callable[[], Awaitable[int]],
+        on_start: Callable[[], None],
         on_commit: Callable[[], None],
         on_quiet: Callable[[], None] = lambda: None,
         *,
@@ -185,6 +214,7 @@ class CommitWatch:
         self._database = database
         self._wal = database.with_name(database.name + "-wal")
         self._data_version = data_version
+        self._on_start = on_start
         self._on_commit = on_commit
         self._on_quiet = on_quiet
         self._mode = mode
@@ -200,13 +230,16 @@ class CommitWatch:
 
     async def _watch(self, notifier: Notifier, peek: Peek) -> None:
         clock = asyncio.get_running_loop().time
-        known = peeked = None
+        known = await self._data_version()
+        self._on_start()
+        peeked = None
         touched_at, rechecks = -inf, len(RECHECKS_S)
         next_poll = clock()
         streak = 0
         while True:
             now = clock()
             found = peek.version()
+            version = known
             if found is None or found != peeked or now >= next_poll:
                 peeked = found
                 version = await self._data_version()
@@ -226,7 +259,11 @@ class CommitWatch:
             while rechecks < len(RECHECKS_S) and touched_at + RECHECKS_S[rechecks] <= now:
                 rechecks += 1
             due = touched_at + RECHECKS_S[rechecks] if rechecks < len(RECHECKS_S) else inf
+            if now - touched_at >= DEAF_S:
+                notifier.listen()
             if await self._wait(min(due, next_poll) - now):
+                if clock() - touched_at > ALONE_S:
+                    time.sleep(WAL_INDEX_S)  # noqa: ASYNC251  # as long as one turn of the event loop takes
                 touched_at, rechecks = clock(), 0
 
     def _peek(self) -> Peek:

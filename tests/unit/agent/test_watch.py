@@ -53,7 +53,13 @@ async def watching(
 
     noticed = Noticed()
     watch = CommitWatch(
-        path, data_version, noticed, mode=mode, poll_interval_s=poll_interval_s, stat_interval_s=stat_interval_s
+        path,
+        data_version,
+        noticed,
+        noticed,
+        mode=mode,
+        poll_interval_s=poll_interval_s,
+        stat_interval_s=stat_interval_s,
     )
     task = asyncio.create_task(watch.run())
     try:
@@ -132,7 +138,7 @@ async def test_a_wal_that_was_deleted_and_made_anew_is_watched_again(tmp_path: P
         return current[0]
 
     noticed = Noticed()
-    watch = CommitWatch(path, data_version, noticed, mode="auto", poll_interval_s=0.05, stat_interval_s=0.04)
+    watch = CommitWatch(path, data_version, noticed, noticed, mode="auto", poll_interval_s=0.05, stat_interval_s=0.04)
     task = asyncio.create_task(watch.run())
     await wait_for_async(lambda: noticed.at, what="the first look")
     app.close()
@@ -179,7 +185,7 @@ async def main() -> None:
     own.execute("SELECT count(*) FROM t").fetchone()
     async def data_version() -> int:
         return own.execute("PRAGMA data_version").fetchone()[0]
-    watch = CommitWatch(Path(sys.argv[1]), data_version, lambda: None, mode=sys.argv[2],
+    watch = CommitWatch(Path(sys.argv[1]), data_version, lambda: None, lambda: None, mode=sys.argv[2],
                         poll_interval_s=1.0, stat_interval_s=0.04)
     task = asyncio.create_task(watch.run())
     await asyncio.sleep(0.5)
