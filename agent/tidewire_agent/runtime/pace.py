@@ -95,7 +95,8 @@ class Rush:
 class Pace:
     """Says how long to leave the lock alone, from what the app does and what the agent has used.
 
-    - An app that does not write just now: not at all.
+    - An app that does not write just now, or pauses after each commit, in which sealing is over long before the next:
+      not at all.
     - An app that writes: the lock is held for no more than `lock_share_max` of the time.
     - An app that commits one small transaction after the other: `rush_lock_share_max`, as it tries for the lock in
       every moment; one that may not wait fails many times in one short hold.
@@ -140,8 +141,10 @@ class Pace:
         """How long sealing or applying should leave the lock alone; ask again soon, as the app may pause."""
         if self.rush.quiet_s(now) > (APPLY_ACTIVE_S if applying else ACTIVE_S):
             return 0.0
-        small = SMALL_CHANGES_PER_S <= self._changes_per_s < LARGE_CHANGES_PER_S
-        if small and self.rush.lasts_s() >= RUSH_AFTER_S:
+        rushes = self.rush.lasts_s() >= RUSH_AFTER_S
+        if rushes and SMALL_CHANGES_PER_S <= self._changes_per_s < LARGE_CHANGES_PER_S:
             return self._strict.wait_s(now)
+        if not rushes and not applying:
+            return 0.0
         wait_s = self._budget.wait_s(now)
         return min(wait_s, max(0.0, self._held_at + APPLY_PAUSE_MAX_S - now)) if applying else wait_s

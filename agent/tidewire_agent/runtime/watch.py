@@ -26,6 +26,8 @@ from math import inf
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
+from tidewire_agent.runtime.pace import GAP_S
+
 _log = logging.getLogger("tidewire.agent")
 
 RECHECKS_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, *(0.016 + 0.03 * n for n in range(1, 17)))
@@ -34,6 +36,9 @@ every 30 ms for half a second, as a slow card may need that long for the app's f
 
 WAL_INDEX_S: Final = 0.0002
 """How soon after a small write without fsync the commit is there: far less than a timer can wait."""
+
+PAUSED_S: Final = GAP_S * 1.1
+"""So long after a commit there is a look, whatever else is looked for: an app that has paused by then is in no rush."""
 
 ALONE_S: Final = 0.02
 """An event so long after the one before is mostly of a small transaction by itself."""
@@ -234,6 +239,7 @@ class CommitWatch:
         self._on_start()
         peeked = None
         touched_at, rechecks = -inf, len(RECHECKS_S)
+        paused_at = inf
         next_poll = clock()
         streak = 0
         while True:
@@ -247,12 +253,15 @@ class CommitWatch:
                 known = version
                 streak += 1
                 self._on_commit()
+                paused_at = clock() + PAUSED_S
                 if streak > 1:
                     await asyncio.sleep(STREAK_PAUSE_S)
             else:
                 streak = 0
                 self._on_quiet()
             now = clock()
+            if now >= paused_at:
+                paused_at = inf
             if now >= next_poll:
                 next_poll = now + self._poll_interval_s
                 notifier.renew()
@@ -261,7 +270,7 @@ class CommitWatch:
             due = touched_at + RECHECKS_S[rechecks] if rechecks < len(RECHECKS_S) else inf
             if now - touched_at >= DEAF_S:
                 notifier.listen()
-            if await self._wait(min(due, next_poll) - now):
+            if await self._wait(min(due, paused_at, next_poll) - now):
                 if clock() - touched_at > ALONE_S:
                     time.sleep(WAL_INDEX_S)  # noqa: ASYNC251  # as long as one turn of the event loop takes
                 touched_at, rechecks = clock(), 0

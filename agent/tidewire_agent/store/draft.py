@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from pydantic_core import to_json
@@ -128,11 +129,11 @@ class Drafter:
             return None
         changes = "FROM tidewire_change WHERE t = ? AND id <= ?"
         of_table = (synced.attached.id, stretch.cut)
-        first, last, others = self._connection.execute(
-            f"SELECT min(id), max(id), total(op <> {capture.INSERTED}) {changes}", of_table
+        first, last, of_all, inserted = self._connection.execute(
+            f"SELECT min(id), max(id), count(*), count(*) FILTER (WHERE op = {capture.INSERTED}) {changes}", of_table
         ).fetchone()
         base = base_of(first)
-        if others or base_of(last) != base:
+        if inserted < of_all or base_of(last) != base:
             return None
         run = _run("put", synced, base, synced.table.column_names)
         pieces = [to_json(run)[: -len(b"]}")]]
@@ -140,12 +141,10 @@ class Drafter:
         size = count_of_rows = 0
         width = len(synced.table.key)
         try:
-            for rows in self._joined(synced, stretch.cut):
-                if not all(row[3 + width] for row in rows):
-                    return None
-                keys.update(hash(row[3 : 3 + width]) for row in rows)
+            for rows in self._rows_of_changes(synced, stretch.cut):
+                keys.update(map(hash, rows if width == len(rows[0]) else map(itemgetter(*range(width)), rows)))
                 count_of_rows += len(rows)
-                piece = _encoded_rows([row[4 + width :] for row in rows])
+                piece = _encoded_rows(rows)
                 size += len(piece)
                 if size > bytes_max and stretch.changes > 1:
                     raise TooManyBytes
@@ -155,14 +154,29 @@ class Drafter:
                 return None
             raise
         pieces[-1] = b"]}"
-        return pieces if len(keys) == count_of_rows else None
+        # Else a row is not there any more, or is there for two changes.
+        return pieces if len(keys) == count_of_rows == inserted else None
+
+    def _rows_of_changes(self, synced: Synced, cut: int) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows that are there for the changes of the table, some at once."""
+        table = synced.table
+        on = " AND ".join(f"r.{quote(column)} = c.k{i}" for i, column in enumerate(table.key))
+        return self._some_at_once(
+            f"""
+            SELECT {names(table.column_names, "r")}
+            FROM tidewire_change AS c CROSS JOIN {quote(table.name)} AS r ON {on}
+            WHERE c.t = ? AND c.id <= ?
+            ORDER BY c.id
+            """,
+            (synced.attached.id, cut),
+        )
 
     def _joined(self, synced: Synced, cut: int) -> Iterator[list[tuple[Any, ...]]]:
         """(id, op, cols, key…, is there, columns…) for each change of the table, some rows at once."""
         table = synced.table
         width = len(table.key)
         on = " AND ".join(f"r.{quote(column)} = c.k{i}" for i, column in enumerate(table.key))
-        cursor = self._connection.execute(
+        return self._some_at_once(
             f"""
             SELECT c.id, c.op, c.cols, {", ".join(f"c.k{i}" for i in range(width))},
                    r.{quote(table.key[0])} IS NOT NULL, {names(table.column_names, "r")}
@@ -172,6 +186,9 @@ class Drafter:
             """,
             (synced.attached.id, cut),
         )
+
+    def _some_at_once(self, query: str, bound: tuple[Any, ...]) -> Iterator[list[tuple[Any, ...]]]:
+        cursor = self._connection.execute(query, bound)
         try:
             while rows := cursor.fetchmany(_ROWS_AT_ONCE):
                 yield rows

@@ -83,19 +83,31 @@ def test_no_app_writes_and_nothing_waits() -> None:
     manners = pace()
     manners.held(0.5, 0.0)
     assert manners.wait_s(0.0) == 0
-    manners.rush.looked(True, 1.0)
-    manners.held(0.5, 1.0)
-    assert manners.wait_s(1.0) > 0
-    assert manners.wait_s(1.0 + ACTIVE_S * 1.1) == 0
+    commits(manners.rush, 1.0, 1.0 + RUSH_AFTER_S)
+    now = 1.0 + RUSH_AFTER_S
+    manners.held(0.5, now)
+    assert manners.wait_s(now) > 0
+    assert manners.wait_s(now + ACTIVE_S * 1.1) == 0
 
 
-def test_an_app_that_writes_now_and_then_meets_the_lock_for_its_share_at_most() -> None:
+def test_an_app_that_writes_all_the_time_meets_the_lock_for_its_share_at_most() -> None:
     manners = pace()
-    manners.rush.looked(True, 1.0)
-    manners.held(0.01, 1.0)
-    assert manners.wait_s(1.0) == 0
-    manners.held(0.015, 1.0)
-    assert round(manners.wait_s(1.0), 6) == 0.5
+    commits(manners.rush, 1.0, 1.0 + RUSH_AFTER_S)
+    now = 1.0 + RUSH_AFTER_S
+    manners.held(0.01, now)
+    assert manners.wait_s(now) == 0
+    manners.held(0.015, now)
+    assert round(manners.wait_s(now), 6) == 0.5
+
+
+def test_an_app_that_pauses_after_each_commit_waits_for_no_budget_to_be_sealed() -> None:
+    manners = pace()
+    for moment in (1.0, 1.05, 1.1, 1.15):
+        manners.rush.looked(True, moment)
+        manners.held(0.1, moment)
+        assert manners.wait_s(moment) == 0
+        assert manners.wait_s(moment, applying=True) > 0
+        manners.rush.looked(False, moment + GAP_S * 1.1)
 
 
 def test_an_app_that_commits_small_transactions_without_a_pause_is_left_alone_until_it_pauses() -> None:
