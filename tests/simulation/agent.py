@@ -94,6 +94,9 @@ class _AppTells:
     def start(self, notify: Callable[[], None]) -> None:
         SimulatedWatch.watching[self._database] = notify
 
+    def listen(self) -> None:
+        """Nothing to do: it tells of each commit."""
+
     def renew(self) -> None:
         """Nothing to do: the simulated app goes by name."""
 

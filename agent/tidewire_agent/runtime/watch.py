@@ -85,6 +85,7 @@ class InotifyNotifier:
         self._watched: tuple[int, int] | None = None
         self._notify: Callable[[], None] = lambda: None
         self._listens = False
+        self._told_at = -inf
         try:
             self._watch()
         except OSError:
@@ -106,7 +107,11 @@ class InotifyNotifier:
         with contextlib.suppress(BlockingIOError):
             os.read(self._inotify.fileno(), 65536)  # what happened does not matter: something did
         self._listens = False
-        asyncio.get_running_loop().remove_reader(self._inotify.fileno())
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._inotify.fileno())
+        if loop.time() - self._told_at > ALONE_S:
+            time.sleep(WAL_INDEX_S)  # as long as one turn of the event loop takes
+        self._told_at = loop.time()
         self._notify()
 
     def renew(self) -> None:
@@ -271,8 +276,6 @@ class CommitWatch:
             if now - touched_at >= DEAF_S:
                 notifier.listen()
             if await self._wait(min(due, paused_at, next_poll) - now):
-                if clock() - touched_at > ALONE_S:
-                    time.sleep(WAL_INDEX_S)  # noqa: ASYNC251  # as long as one turn of the event loop takes
                 touched_at, rechecks = clock(), 0
 
     def _peek(self) -> Peek:
