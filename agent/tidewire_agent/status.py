@@ -65,6 +65,8 @@ class AgentStatus(Document):
     """Without user and password."""
     protocol: str | None = None
     """The MQTT version in use, while connected."""
+    connects_at: int | None = None
+    """While there is no connection: when the next attempt begins, milliseconds since 1970."""
     incarnation: str | None = None
     boot: str
     log: str | None = None
@@ -90,6 +92,8 @@ class AgentStatus(Document):
     """Share of the last minute in which sealing held the app's write lock."""
     verified: VerifyReport | None = None
     """What the last comparison with the hub's rows found, without the rows; None before the first since it started."""
+    refused: dict[str, str] = {}
+    """Tables that the hub does not take as they are declared, each with why."""
     problems: tuple[ProblemStatus, ...] = ()
     rejected_count: int = 0
     rejected: tuple[RejectedMessage, ...] = ()

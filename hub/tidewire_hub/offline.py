@@ -146,8 +146,12 @@ def _read_copy(data: DataDirectory, settings: HubSettings, *, after: int, limit:
             return Folded(stream.head, stream.digests(), stream.conflicts(after, limit))
 
 
+def _modified_ms(path: Path) -> int:
+    return path.stat().st_mtime_ns // 1_000_000
+
+
 def read_devices(data: DataDirectory) -> DevicesDocument:
-    """What the hub last knew of its devices.
+    """What the hub last knew of its devices: nothing of any where a hub has run and none has come yet.
 
     Raises:
         DatabaseError: no hub has run here, or the file is damaged.
@@ -155,6 +159,8 @@ def read_devices(data: DataDirectory) -> DevicesDocument:
     try:
         document = read_document(data.devices.read_bytes())
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and data.log.exists():
+            return DevicesDocument(saved_at=_modified_ms(data.log), head=START, epoch=0, devices=[])
         hint = "has a hub run with this --data and --stream?"
         raise DatabaseError(f"cannot read {data.devices}: {error.strerror}", hint=hint) from None
     if document is None:

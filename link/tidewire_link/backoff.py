@@ -36,7 +36,7 @@ class Backoff:
         Args:
             now_s: any monotonic clock, the same as for `connected`.
             chance: a random number in [0, 1).
-            slow: trying soon is pointless; wait between half the longest delay and all of it.
+            slow: trying soon does harm; wait between half the longest delay and all of it.
         """
         if self._connected_at_s is not None and now_s - self._connected_at_s >= self._stable_after_s:
             self._failures = 0

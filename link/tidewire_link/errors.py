@@ -17,8 +17,8 @@
     ├── SubscriptionDenied      the broker's access rules forbid this filter
     └── PayloadTooLarge         above what this side or the broker takes in one message
 
-`retry` says whether the same again may succeed by itself; `slow` whether trying again soon is pointless, so that the
-link waits about its longest delay.
+`retry` says whether the same again may succeed by itself; `slow` whether trying again soon does harm, so that the link
+waits about its longest delay. A wrong password is not slow: the person who corrects it waits for the next attempt.
 """
 
 from __future__ import annotations
@@ -51,7 +51,6 @@ class TlsFailed(LinkError):
     code = "broker_tls"
     hint = "check ca_file, cert_file and key_file, the certificate's host name and dates, and that the port speaks TLS"
     retry = True
-    slow = True
 
 
 class CredentialsRefused(LinkError):
@@ -60,7 +59,6 @@ class CredentialsRefused(LinkError):
     code = "broker_credentials"
     hint = "check username and password (or password_file) against the broker's"
     retry = True  # a person may correct the broker's side while we wait
-    slow = True
 
 
 class ProtocolRefused(LinkError):
@@ -69,7 +67,6 @@ class ProtocolRefused(LinkError):
     code = "broker_protocol"
     hint = 'try protocol = "3.1.1", and check that the port speaks MQTT (or websockets for ws://)'
     retry = True
-    slow = True
 
 
 class BrokerRefused(LinkError):
@@ -78,7 +75,6 @@ class BrokerRefused(LinkError):
     code = "broker_refused"
     hint = "see the broker's log"
     retry = True
-    slow = True
 
 
 class TakenOver(LinkError):

@@ -176,6 +176,17 @@ async def test_a_backup_of_a_running_hub_is_a_data_directory_with_the_same_log(
         assert welcome.accepted.batch == 30
 
 
+@pytest.mark.parametrize(("command", "said"), [("devices", "no device was seen yet"), ("rejected", "none")])
+def test_before_the_first_device_comes_a_command_says_so(
+    tmp_path: Path, broker: Mosquitto, command: str, said: str
+) -> None:
+    with HubProcess(tmp_path / "data", broker.url, log=tmp_path / "hub.log") as hub:
+        (hub.data / "main" / "devices.json").unlink(missing_ok=True)  # it is written seconds after the start
+        answer = tidewire_hub(command, "--data", hub.data)
+        assert answer.returncode == 0, answer.stderr
+        assert said in answer.stdout
+
+
 @pytest.mark.parametrize("command", ["devices", "rejected", "log", "conflicts", "digests", "backup"])
 def test_without_data_a_command_says_so_and_makes_none(tmp_path: Path, command: str) -> None:
     destination = [tmp_path / "copy"] if command == "backup" else []

@@ -27,6 +27,11 @@ def backup(destination: Path, **options: Any) -> None:
     """
     settings = settings_of(options)
     known = known_to_tidewire(settings)
+    if not destination.absolute().parent.is_dir():
+        raise SettingError(
+            f"there is no folder {destination.absolute().parent}",
+            hint="make it, or give a file in a folder that is there",
+        )
     if destination.exists():
         raise SettingError(f"{destination} exists already", hint="give a new file for each backup")
     unfinished = destination.with_name(f".{destination.name}.new")

@@ -14,6 +14,7 @@ from tidewire_agent.status import AgentStatus
 from tidewire_agent.store.overview import database_of, tables_of
 from tidewire_agent.verify_report import VerifyReport
 from tidewire_link.command_line import json_option, print_records, time_text
+from tidewire_schemas.names import fold
 
 
 @click.command(epilog=EPILOG)
@@ -26,8 +27,8 @@ def status(as_json: bool, **options: Any) -> None:
     starting, stopped, not_running (it ended without saying so), never_run.
 
     Of a table: not_connected (it has met no hub yet), taking (the hub's rows come first), offering (then the rows that
-    were there before are sent), synced, behind (too many changes of other devices do not fit), missing (dropped or
-    renamed), not_synced (not possible).
+    were there before are sent), synced, refused (the hub does not take it as it is declared here), behind (too many
+    changes of other devices do not fit), missing (dropped or renamed), not_synced (not possible).
     """
     settings = settings_of(options)
     document = _document(settings)
@@ -95,8 +96,15 @@ def _document(settings: AgentSettings) -> dict[str, Any]:
             document |= database_of(connection)
         allow = settings.allow_unkept_unique
         found = tables_of(connection, allow_unkept_unique=allow) if known else []
-    document["tables"] = [table._asdict() for table in found]
+    refused = {fold(name): why for name, why in document.get("refused", {}).items()}
+    document["tables"] = [_with_refusal(table._asdict(), refused) for table in found]
     return document
+
+
+def _with_refusal(table: dict[str, Any], refused: dict[str, str]) -> dict[str, Any]:
+    """A table that the hub does not take is not synced, whatever the file says of it."""
+    why = refused.get(fold(table["table"]))
+    return table if why is None or table["state"] == "missing" else table | {"state": "refused", "problem": why}
 
 
 def _table_lines(table: dict[str, Any]) -> list[str]:
@@ -129,6 +137,8 @@ def _lines(document: dict[str, Any]) -> list[str]:
     if document.get("device"):
         where = f", stream {document['stream']} at {document['broker']}" if document.get("broker") else ""
         lines.append(f"device {document['device']}{where}")
+    if document["state"] == "offline" and document.get("connects_at"):
+        lines.append(f"connects to the broker again at {time_text(document['connects_at'])} UTC")
     if document.get("position") is not None:
         heard = f" of {document['heard']} heard" if document.get("heard") else ""
         lines.append(f"applied entry {document['position'][1]}{heard} (epoch {document['position'][0]})")

@@ -268,13 +268,14 @@ class Agent:
             async for event in link:
                 match event:
                     case Connected():
+                        cast(Reporter, self._reporter).connects_at = None
                         self._subscribing = asyncio.create_task(self._subscribe(link, event, filters))
                     case Received(topic, payload):
                         if self._engine is not None:
                             with contextlib.suppress(DatabaseError):  # the engine meets it as well, and ends
                                 await self._engine.received(topic, payload)
-                    case Disconnected(reason):
-                        self._lost(reason)
+                    case Disconnected(reason, retry_in_s):
+                        self._lost(reason, retry_in_s)
         finally:
             if self._subscribing is not None:
                 self._subscribing.cancel()
@@ -298,9 +299,11 @@ class Agent:
         if self._engine is not None:
             self._engine.connected(connection.payload_bytes_max)
 
-    def _lost(self, reason: LinkError | None) -> None:
+    def _lost(self, reason: LinkError | None, retry_in_s: float) -> None:
         self._online = None
-        cast(Reporter, self._reporter).protocol = None
+        reporter = cast(Reporter, self._reporter)
+        reporter.protocol, reporter.connects_at = None, _now_ms() + round(retry_in_s * 1000)
+        reporter.changed(at_once=True)
         if self._subscribing is not None:
             self._subscribing.cancel()
         if self._engine is not None:

@@ -65,6 +65,7 @@ class Reporter:
         self.device = settings.device or ""
         self.incarnation = ""
         self.protocol: str | None = None
+        self.connects_at: int | None = None
         self.inbox: Inbox | None = None
         self.engine: Engine | None = None
         self.backlog: Backlog | None = None
@@ -134,6 +135,7 @@ class Reporter:
             stream=self._settings.stream,
             broker=str(parse_url(self._settings.broker)),
             protocol=self.protocol,
+            connects_at=self.connects_at,
             incarnation=self.incarnation or None,
             boot=self._boot,
             log=self.log,
@@ -149,6 +151,7 @@ class Reporter:
             dead_letters=backlog.dead_letters if backlog else None,
             lock_share=self._lock_share(),
             verified=self._report.without_rows() if self._report else None,
+            refused={problem.table: problem.message for problem in engine.session.refused} if engine else {},
             problems=tuple(ProblemStatus(code=t.code, message=t.message, hint=t.hint) for t in self._troubles.all),
             rejected_count=inbox.rejected_count if inbox else 0,
             rejected=tuple(inbox.rejected) if inbox else (),

@@ -29,7 +29,7 @@ from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import ASKING, Cause, State
 from tidewire_agent.session.uplink import Uplink
 from tidewire_agent.session.window import SentBatch
-from tidewire_schemas.messages import Ack, FreshAnswer, Head, Page, Problem, Replay, Welcome
+from tidewire_schemas.messages import Ack, FreshAnswer, Head, Page, Problem, Replay, TableProblem, Welcome
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import Snapshot, SnapshotChunk
 
@@ -55,6 +55,8 @@ class Session:
         self._fetch = SnapshotFetch(limits)
         self._fetch.stand(standing.loading)
         self._questions = Questions(limits.fresh_questions_max, limits.ack_timeout_s)
+        self.refused: tuple[TableProblem, ...] = ()
+        """Tables that the hub, as of its last `Welcome`, does not take as they are declared."""
 
     # ── what the shell may look at ────────────────────────────────────────────────────────────────────────────────
 
@@ -274,6 +276,7 @@ class Session:
         here = self._conversation
         for code in complaints.SOLVED_BY_WELCOME:
             here.clear(code)
+        self.refused = welcome.table_problems
         if welcome.table_problems:
             here.say(complaints.tables_refused(welcome.table_problems))
         else:

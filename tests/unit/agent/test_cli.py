@@ -156,13 +156,33 @@ def test_detach_and_adopt_say_in_json_what_they_did(database: Path) -> None:
     assert json.loads(call("detach", "--db", database, "--json").output) == detached
 
 
+def tell(database: Path, **told: object) -> None:
+    """Write the status document as an agent does."""
+    known: dict[str, object] = {"pid": 1, "since": 1, "updated_at": 1, "version": "0", "device": "till-7"}
+    known |= {"stream": "main", "broker": "mqtt://h:1883", "boot": "b" * 32}
+    with AgentLock.acquire(database) as lock:
+        lock.write(AgentStatus.model_validate(known | told))
+
+
+def test_a_table_that_the_hub_refuses_is_not_told_as_synced(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    tell(database, state="live", refused={"Orders": "the column total was REAL"})
+    (table,) = json.loads(call("status", "--db", database, "--json").output)["tables"]
+    assert (table["state"], table["problem"]) == ("refused", "the column total was REAL")
+    assert "table orders: refused\n  the column total was REAL" in call("status", "--db", database).output
+
+
+def test_status_says_when_the_broker_is_tried_again(database: Path) -> None:
+    call("attach", "--db", database, "--device", "till-7", "orders")
+    tell(database, state="offline", connects_at=1_795_390_000_000)
+    with AgentLock.acquire(database):  # as while an agent runs
+        assert "connects to the broker again at 2026-11-22 23:26:40 UTC" in call("status", "--db", database).output
+
+
 def test_adopt_ends_the_problem_that_it_solves(database: Path) -> None:
     call("attach", "--db", database, "--device", "till-7", "orders")
     problems = [{"code": code, "message": "m"} for code in ("log_foreign", "tables_refused")]
-    told: dict[str, object] = {"pid": 1, "since": 1, "updated_at": 1, "version": "0", "device": "till-7"}
-    told |= {"stream": "main", "broker": "mqtt://h:1883", "boot": "b" * 32, "state": "halted", "problems": problems}
-    with AgentLock.acquire(database) as lock:
-        lock.write(AgentStatus.model_validate(told))
+    tell(database, state="halted", problems=problems)
     assert call("adopt", "--db", database).exit_code == 0
     status = json.loads(call("status", "--db", database, "--json").output)
     assert [problem["code"] for problem in status["problems"]] == ["tables_refused"]

@@ -58,5 +58,8 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(tmp_path: Path, targe
     result = back_up(tmp_path / "app.db", tmp_path / target)
     assert result.exit_code != ExitCode.OK
     assert "Traceback" not in result.output
+    expected = "exists already" if target == "there.db" else f"there is no folder {tmp_path / 'no' / 'such'}"
+    assert expected in result.output
+    assert "hint:" in result.output
     assert (tmp_path / "there.db").read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["app.db", "there.db"]

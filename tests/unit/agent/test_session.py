@@ -279,9 +279,10 @@ def test_tables_that_the_hub_refuses_are_a_problem_and_hold_nothing_up() -> None
     made.connected(0.0)
     refused = (TableProblem(table="orders", code="unique", message="twice the same e-mail"),)
     assert codes(made.welcomed(welcome(table_problems=refused), {}, 0.0)) == {"tables_refused"}
-    assert made.state is State.LIVE
+    assert (made.state, made.refused) == (State.LIVE, refused)
     made.reintroduce(Standing(ME, LOG, EPOCH, START, 0), 1.0)
     assert ClearProblem("tables_refused") in made.welcomed(welcome(), {}, 1.0)
+    assert not made.refused
 
 
 def test_a_leader_not_heard_before_is_greeted_without_waiting_out_the_backoff() -> None:

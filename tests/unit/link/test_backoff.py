@@ -41,7 +41,7 @@ def test_a_connection_that_did_not_hold_does_not() -> None:
 
 
 @given(CHANCES, st.integers(min_value=0, max_value=5000))
-def test_where_trying_soon_is_pointless_the_delay_is_long(chance: float, failures: int) -> None:
+def test_where_trying_soon_does_harm_the_delay_is_long(chance: float, failures: int) -> None:
     delays = backoff()
     for _ in range(failures % 50):
         delays.failed(0, chance)
