@@ -230,12 +230,13 @@ class CommitWatch:
         self._mode = mode
         self._poll_interval_s = poll_interval_s
         self._stat_interval_s = stat_interval_s
-        self._touched = asyncio.Event()
+        self._awake = asyncio.Event()
+        self._touched = False
 
     async def run(self) -> None:
         """Watch until cancelled; raises what `data_version` raises."""
         with closing(self._notifier()) as notifier, closing(self._peek()) as peek:
-            notifier.start(self._touched.set)
+            notifier.start(self._touch)
             await self._watch(notifier, peek)
 
     async def _watch(self, notifier: Notifier, peek: Peek) -> None:
@@ -283,13 +284,18 @@ class CommitWatch:
 
     async def _wait(self, seconds: float) -> bool:
         """Whether the file was touched within this time."""
-        if not self._touched.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._touched.wait()
-        touched = self._touched.is_set()
-        self._touched.clear()
+        if not self._touched:
+            # A timeout's exception would cost more than all else of a look.
+            alarm = asyncio.get_running_loop().call_later(seconds, self._awake.set)
+            await self._awake.wait()
+            alarm.cancel()
+        self._awake.clear()
+        touched, self._touched = self._touched, False
         return touched
+
+    def _touch(self) -> None:
+        self._touched = True
+        self._awake.set()
 
     def _notifier(self) -> Notifier:
         if self._mode == "auto" and sys.platform == "linux":
