@@ -16,27 +16,27 @@ BENCH_PACKAGES := mosquitto=mosquitto
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults sim bench lint format lock clean
+.PHONY: help demo test faults sim bench lint format lock clean compiled
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: $(READY) ## a broker, a hub and three agents on this machine, for a minute (ARGS=--keep: until Ctrl-C)
+demo: $(READY) compiled ## a broker, a hub and three agents on this machine, for a minute (ARGS=--keep: until Ctrl-C)
 	@.ci/packages --optional mosquitto=mosquitto
 	@PATH="$$PATH:/usr/sbin" $(BIN)/tidewire-hub demo $(ARGS)
 
-test: lint ## style, types and every test (ARGS='tests/unit -k name': some of them)
+test: lint compiled ## style, types and every test (ARGS='tests/unit -k name': some of them)
 	@.ci/packages $(TEST_PACKAGES)
 	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) $(ARGS)
 
-faults: $(READY) ## all tests in which something goes wrong, at length (ARGS='--chaos-seed 5'); best as root
+faults: $(READY) compiled ## all tests in which something goes wrong, at length (ARGS='--chaos-seed 5'); best as root
 	@.ci/packages $(TEST_PACKAGES)
 	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) -m fault --require-rights --chaos-kills 60 $(ARGS)
 
 sim: $(READY) ## simulate many worlds full of faults (ARGS='--seeds 0:10000 --steps 500', ARGS='--seed 17 --history')
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(ARGS)
 
-bench: $(READY) ## how fast it is, and how fast its parts could be (ARGS='T L --repeats 5', ARGS=--list)
+bench: $(READY) compiled ## how fast it is, and how fast its parts could be (ARGS='T L --repeats 5', ARGS=--list)
 	@.ci/packages $(BENCH_PACKAGES)
 	@PATH="$$PATH:/usr/sbin" PYTHONPATH=tests:. $(BIN)/python -m bench $(ARGS)
 
@@ -62,6 +62,10 @@ lock: $(READY) ## make the lock files anew (UPGRADE=--upgrade: with the newest r
 clean: ## remove what these commands made, except bench results
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Hundreds of processes are started: where Python is told to keep no bytecode, each would compile every module again.
+compiled: $(READY)
+	@$(BIN)/python -m compileall -q agent hub link schemas tests bench
 
 $(READY): requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,5 +1,15 @@
-"""`python -m tidewire_hub` is `tidewire-hub`."""
+"""The command `tidewire-hub`, which is `python -m tidewire_hub` as well."""
 
-from tidewire_hub.cli import main
+from tidewire_link import startup
 
-main()
+
+def main() -> None:
+    """Run the command."""
+    startup.prepare()
+    from tidewire_hub.cli import main as command  # noqa: PLC0415  # prepared for
+
+    command(prog_name="tidewire-hub")
+
+
+if __name__ == "__main__":
+    main()
