@@ -195,6 +195,46 @@ def test_what_a_copy_is_refused_takes_no_row_away_that_is_offered(fleet: Fleet) 
         assert edge.rows("SELECT id FROM notes ORDER BY id") == [("doomed",), ("kept",)]
 
 
+@pytest.mark.parametrize("attached", ["before", "meanwhile"])
+def test_a_row_that_no_log_ever_had_is_listed_where_the_hub_has_another(fleet: Fleet, attached: str) -> None:
+    """Guarantee 2: also where its table is attached while the device goes back to what the hub has left."""
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    b.sql("INSERT INTO notes VALUES ('lost', 1, 1)")
+    fleet.sync()
+    a.store.tables.detach("orders")
+    a.sql("UPDATE orders SET total = 'mine'; INSERT INTO orders VALUES (2, 'mine', 'two'), (3, 'mine', 'three')")
+    if attached == "before":
+        a.attach("orders")
+    b.sql("UPDATE orders SET total = 2; INSERT INTO orders VALUES (2, 'theirs', 'second')")
+    fleet.sync([b])
+    fleet.lose_tail(backed_up)
+    fleet.hello(b)
+    fleet.sync([b])
+    fleet.hello(a)
+    if attached == "meanwhile":
+        a.attach("orders")
+    heal(fleet, a, b)
+    assert a.rows("SELECT * FROM orders ORDER BY 1") == [(1, 2, "one"), (2, "theirs", "second"), (3, "mine", "three")]
+    assert a.dead() == [("orders", "row_known", (1,)), ("orders", "row_known", (2,))]
+    assert a.rows("SELECT count(*) FROM notes WHERE id = 'lost'") == [(1,)]
+
+
+def test_a_table_attached_anew_while_a_hub_is_healed_is_another_table(fleet: Fleet) -> None:
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    b.sql("INSERT INTO notes VALUES ('lost', 1, 1)")
+    fleet.sync()
+    fleet.lose_tail(backed_up)
+    fleet.hello(a)
+    a.store.tables.detach("orders")
+    a.sql("UPDATE orders SET total = 'mine'")
+    a.attach("orders")
+    heal(fleet, a, b)
+    assert a.rows("SELECT * FROM orders") == [(1, 1, "one")]
+    assert a.dead() == [("orders", "row_known", (1,))]
+
+
 def entries_of(commit: Commit) -> list[Entry]:
     """The entries that a commit made."""
     return [TypeAdapter(Entry).validate_json(entry.data) for entry in commit.entries]

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from tidewire_agent.errors import TableNotSyncable
 from tidewire_agent.store import capture
 from tidewire_agent.store.elsewhere import Elsewhere
+from tidewire_agent.store.healing import forget_table
 from tidewire_agent.store.meta import Attached, Meta, Registry, trim_marks
 from tidewire_agent.store.sql import names, placeholders, quote
 from tidewire_agent.store.tables import KV_TABLE, Table, read_table, user_tables
@@ -140,6 +141,7 @@ class Catalogue:
             "DELETE FROM tidewire_table WHERE id = ?",
         ):
             self._connection.execute(statement, (attached.id,))
+        forget_table(self._meta, attached.id)
         trim_marks(self._connection, self._meta)
 
     def remove_triggers(self) -> None:
@@ -189,6 +191,7 @@ class Catalogue:
         if known is not None:
             self._connection.execute("DELETE FROM tidewire_table WHERE id = ?", (known.id,))
             self.elsewhere.forget(known.id)
+            forget_table(self._meta, known.id)
         has_rows = self._connection.execute(f"SELECT EXISTS (SELECT 1 FROM {quote(table.name)})").fetchone()[0]
         behind = self._meta.checkpoint != START
         table_id = self._connection.execute(

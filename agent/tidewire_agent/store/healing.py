@@ -31,6 +31,7 @@ _TAKE_ALL: Final = """
     SET state = 'taking', first_batch = 1, target = NULL, offered = NULL, cursor_epoch = NULL, cursor_seq = NULL
     WHERE state <> 'missing'
 """
+_WITHOUT_ORIGINALS: Final = "SELECT id FROM tidewire_table WHERE state = 'synced'"
 _SEEN_NO_MORE: Final = "UPDATE tidewire_mark SET epoch = ?, seq = ? WHERE seq > ?"
 
 
@@ -62,7 +63,19 @@ def healing(meta: Meta) -> Position | None:
 
 def healed(meta: Meta) -> None:
     """In the caller's transaction: all is taken and offered."""
-    meta.set(healing=None)
+    meta.set(healing=None, healing_tables=None)
+
+
+def healing_tables(meta: Meta) -> frozenset[int]:
+    """While tables are taken anew: those of which the lost log had every row, by id."""
+    return frozenset(json.loads(meta.text("healing_tables") or "[]"))
+
+
+def forget_table(meta: Meta, table_id: int) -> None:
+    """In the caller's transaction: this table is detached, and another may get its number."""
+    known = healing_tables(meta)
+    if table_id in known:
+        meta.set(healing_tables=json.dumps(sorted(known - {table_id})))
 
 
 def fall_back(connection: sqlite3.Connection, meta: Meta, common: Position, offered: int) -> None:
@@ -70,7 +83,8 @@ def fall_back(connection: sqlite3.Connection, meta: Meta, common: Position, offe
 
     `offered` own batches are offered again: they say nothing of the rows here, as these are taken from the log.
     """
-    meta.set(healing=json.dumps(max(meta.checkpoint, healing(meta) or START)))
+    known = {table_id for (table_id,) in connection.execute(_WITHOUT_ORIGINALS)} | healing_tables(meta)
+    meta.set(healing=json.dumps(max(meta.checkpoint, healing(meta) or START)), healing_tables=json.dumps(sorted(known)))
     go_back(meta, common)
     meta.checkpoint = common
     connection.execute(_SEEN_NO_MORE, (*common, common.seq))
@@ -88,7 +102,7 @@ def take_another_log(connection: sqlite3.Connection, meta: Meta) -> None:
         connection.execute(f"DELETE FROM {table}")
     connection.execute(_TAKE_ALL)
     meta.checkpoint = START
-    meta.set(log_id=None, heard_epoch=0, history=None, healing=None, elsewhere_at=0)
+    meta.set(log_id=None, heard_epoch=0, history=None, healing=None, healing_tables=None, elsewhere_at=0)
     meta.set(drained=meta.number("drained") + 1)
 
 

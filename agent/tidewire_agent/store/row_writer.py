@@ -211,7 +211,7 @@ class RowWriter:
     def _take_over(self, change: RowChange, key: bytes) -> None:
         """The first time that the log speaks of a key: a row that was here and differs is kept as a dead letter."""
         synced = change.synced
-        known = not self._seeds.is_original(synced, change.key) or self._seeds.healing is not None
+        known = not self._seeds.is_original(synced, change.key) or self._seeds.had_all(synced)
         if not known and not self._overlay(synced, key).whole:
             local = rows_of.fetch(self._connection, synced.table, change.key)
             if local is not None and (change.op == "delete" or change.differs_from(local)):

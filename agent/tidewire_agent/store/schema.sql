@@ -1,7 +1,8 @@
 -- Tidewire's own tables in the app's file. `tidewire-agent detach` removes them all.
 
 -- Who this database is and how far it has come. Names: tables_version, device, incarnation, stream, log_id, heard_epoch;
--- epoch and seq (the checkpoint); next_batch, last_digest; history (see history.py), healing (see healing.py), parent_digest (what batch 1 follows), ancestors (see
+-- epoch and seq (the checkpoint); next_batch, last_digest; history (see history.py), healing and
+-- healing_tables (see healing.py), parent_digest (what batch 1 follows), ancestors (see
 -- outbox.py: batches of earlier incarnations have numbers of 0 and below); released (highest own batch that the applied
 -- log includes); drained (how often the change log was emptied, as its ids then begin anew); trimmed (how often the
 -- newest changes may have been removed, as their ids are then given again); wanted (tables asked for), unwanted (tables

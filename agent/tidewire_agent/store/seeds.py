@@ -85,6 +85,10 @@ class Seeds:
         """While rows that the hub may have lost are offered: how far this device had applied the lost log."""
         return healing.healing(self._meta)
 
+    def had_all(self, synced: Synced) -> bool:
+        """Whether a table is taken anew, and the log that was lost had every row of it."""
+        return self.healing is not None and synced.attached.id in healing.healing_tables(self._meta)
+
     @property
     def held(self) -> bool:
         """Whether nothing may be sealed, as it is not known yet which rows the hub has."""
