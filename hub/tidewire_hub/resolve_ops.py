@@ -10,8 +10,9 @@ from tidewire_hub.catalogue import Catalogue, Table
 from tidewire_hub.resolve_view import Cells, RowId, row_id, same
 from tidewire_schemas.errors import ValueNotStorable
 from tidewire_schemas.keys import apply_affinity
-from tidewire_schemas.messages import Op, RefusalReason, Run
+from tidewire_schemas.messages import Run
 from tidewire_schemas.names import fold
+from tidewire_schemas.operations import Op, RefusalReason
 from tidewire_schemas.values import WireValue, decode, encode
 
 NO_ROW: Final[RowId] = (0, b"")

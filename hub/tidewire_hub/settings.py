@@ -147,6 +147,10 @@ class HubSettings(LogSettings, BrokerSettings):
     snapshot_cache_bytes_max: int = Field(default=16 * 1024 * 1024, ge=0)
     """Chunks kept in memory for devices that load a snapshot together; some 160 full ones."""
 
+    snapshot_refused_bytes_max: int = Field(default=256 * 1024, ge=0)
+    """About how much a snapshot tells each device of its rows that were refused before it: it keeps its versions as
+    dead letters. Older ones are left out, and the device says so in its log."""
+
     publish_bytes_max: int = Field(default=32 * 1024 * 1024, ge=2_048)
     """Bytes that wait to be published; while it is exceeded no new commit begins (a slow broker slows the hub)."""
 

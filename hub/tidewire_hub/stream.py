@@ -37,6 +37,7 @@ from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Entry, Paren
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import START, Epoch, Position, Seq
 from tidewire_schemas.shapes import TableShape
+from tidewire_schemas.snapshots import RefusedRow
 
 __all__ = [
     "Acked",
@@ -359,6 +360,12 @@ class Stream:
         self._ready()
         with self._state_errors():
             return self._state.conflicts.read(after_id, limit)
+
+    def refused(self) -> list[tuple[str, RefusedRow]]:
+        """Rows that were refused, as far as their records are kept, each with its device: the newest first."""
+        self._ready()
+        with self._state_errors():
+            return list(self._state.conflicts.refused())
 
     def devices(self) -> list[DeviceChain]:
         """Every (device, incarnation) that has a batch in the log, by name."""

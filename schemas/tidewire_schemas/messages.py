@@ -14,6 +14,7 @@ from pydantic import FailFast, Field, model_validator
 
 from tidewire_schemas.base import PAYLOAD_BYTES_MIN, Component, Message
 from tidewire_schemas.names import Id, Identifier, TopicName, fold
+from tidewire_schemas.operations import Op, RefusalReason
 from tidewire_schemas.positions import Count, Millis, Ordinal, Position
 from tidewire_schemas.shapes import COLUMNS_MAX, TableShape
 from tidewire_schemas.snapshots import LoadProgress, Snapshot, SnapshotChunk, SnapshotRequest
@@ -23,23 +24,6 @@ from tidewire_schemas.verification import Verified, VerifyAnswer, VerifyNow, Ver
 
 HISTORY_MAX: Final = 64
 """Epochs that a device remembers: a hub that comes back has lost the last of them, not the last 64."""
-
-Op = Literal["put", "set", "delete", "seed"]
-
-RefusalReason = Literal[
-    "key_taken",  # a concurrent insert elsewhere got this key first, and SQLite hands such keys out
-    "row_absent",  # a set on a row that is not there (deleted, or never was)
-    "row_reborn",  # the row was made anew elsewhere after this write's base: it is about another thing
-    "row_known",  # a seed where the hub holds a row or a tombstone
-    "unique",  # it clashes with another row on a UNIQUE set
-    "tied",  # it belongs together with a refused row
-    "reference",  # it references a refused row by a declared foreign key
-    "unknown_table",  # no device has declared this table
-    "unknown_column",  # the declared table has no such column
-    "wrong_key",  # the key columns are not the table's, or a key value is NULL
-    "overtaken",  # offered again after the hub lost it, and later writes have gone over it
-    "wrong_value",  # a value that the column cannot take as it is
-]
 
 
 # ── changes ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from pydantic import FailFast, Field, model_validator
 
 from tidewire_schemas.base import Component, Message
 from tidewire_schemas.names import Id, Identifier
+from tidewire_schemas.operations import Op, RefusalReason
 from tidewire_schemas.positions import Count, Ordinal, Position
 from tidewire_schemas.shapes import COLUMNS_MAX
 from tidewire_schemas.values import WireRow, check_rows
@@ -36,6 +37,8 @@ class SnapshotRequest(Message):
     """Number of the first chunk that the device wants."""
     chunks: int = Field(default=0, ge=0, le=CHUNKS_ASKED_MAX)
     """How many chunks it takes, from `first` on, before it asks again; 0 asks for the manifest."""
+    refused_after: Count = 0
+    """The manifest shall list rows of the device that were refused in entries after this one."""
 
     @model_validator(mode="after")
     def _names_what_it_wants_chunks_of(self) -> Self:
@@ -67,6 +70,25 @@ class IncludedBatch(Component):
     seq: Ordinal
 
 
+class RefusedRow(Component):
+    """A row of one of the device's batches that no device applies; the snapshot has the hub's row in its place."""
+
+    seq: Ordinal
+    """The entry that refused it."""
+    incarnation: Id
+    batch: Ordinal
+    table: Identifier
+    key: WireRow
+    op: Op
+    reason: RefusalReason
+    detail: str = ""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        check_rows([self.key], len(self.key))
+        return self
+
+
 class Snapshot(Message):
     """The manifest: what is in a snapshot, and which of the device's own batches it includes."""
 
@@ -85,6 +107,11 @@ class Snapshot(Message):
     """The tables that the device asked about, as far as the hub knows them, in the order of their chunks."""
     included: tuple[IncludedBatch, ...] = ()
     """One for each incarnation of this device, the newest first."""
+    refused: Annotated[tuple[RefusedRow, ...], FailFast()] = ()
+    """Rows of this device that entries up to `position` refused, in their order: of those after `refused_since`, and
+    after the one that the device named."""
+    refused_since: Count = 0
+    """Of entries up to this one the hub cannot say any more which rows were refused."""
 
 
 class SnapshotChunk(Message):

@@ -75,6 +75,54 @@ def test_pending_writes_stay_on_top_and_own_batches_that_it_includes_do_not(flee
     fleet.assert_equal()
 
 
+def test_rows_that_were_refused_before_a_snapshot_are_dead_letters_once_it_is_loaded(fleet: Fleet) -> None:
+    """Guarantee 10: also where the snapshot takes the place of the entries that say so, and after a crash."""
+    a, b = fleet.edge("a", USERS), fleet.edge("b", USERS)
+    a.sql("INSERT INTO users VALUES ('1', 'one@x', 'one'), ('2', 'two@x', 'two')")
+    fleet.sync()
+    b.sql("INSERT INTO users VALUES ('8', 'three@x', 'told by an entry')")
+    a.sql("INSERT INTO users VALUES ('3', 'three@x', 'three')")
+    fleet.push(a)
+    fleet.sync()
+    a.sql("DELETE FROM users WHERE id = '1'; INSERT INTO users VALUES ('4', 'four@x', 'four')")
+    fleet.push(a)
+    b.sql("UPDATE users SET name = 'changed' WHERE id = '1'; UPDATE users SET name = 'fine' WHERE id = '2'")
+    fleet.push(b)
+    b.sql("INSERT INTO users VALUES ('9', 'four@x', 'late')")
+    fleet.push(b)
+    snapshot = FleetSnapshot(fleet, rows_per_chunk=1)
+    b.sql("INSERT INTO users VALUES ('7', 'fourth@x', 'not sent yet')")
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    assert len(b.dead()) == 1
+    reopened(b)
+    for _ in snapshot.pieces(b):
+        pass
+    assert b.dead() == [("users", "unique", ("8",)), ("users", "row_absent", ("1",)), ("users", "unique", ("9",))]
+    late, gone = b.store.dead(2)
+    assert (late.op, late.cells, late.batch) == ("put", {"email": "four@x", "name": "late"}, 3)
+    assert (gone.op, gone.cells, gone.seq) == ("set", {"name": "changed"}, late.seq and late.seq - 1)
+    fleet.sync()
+    assert len(b.dead()) == 3, "each is told once"
+    fleet.assert_equal()
+
+
+def test_refusals_that_the_hub_has_forgotten_are_said_to_be_unknown(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = fleet.edge("a", USERS), fleet.edge("b", USERS)
+    a.sql("INSERT INTO users VALUES ('3', 'three@x', 'three')")
+    fleet.push(a)
+    b.sql("INSERT INTO users VALUES ('9', 'three@x', 'late')")
+    fleet.push(b)
+    snapshot = FleetSnapshot(fleet)
+    manifest = snapshot.manifest(b)
+    b.store.load_begin(manifest.model_copy(update={"refused": (), "refused_since": 2}), whole=True)
+    assert "which rows it refused in entries up to 2: of batches 1 to 1" in caplog.text
+    caplog.clear()
+    b.store.load_begin(manifest, whole=True)
+    assert not caplog.text
+
+
 def test_what_the_app_changes_of_a_loaded_row_is_made_at_the_snapshots_position(fleet: Fleet) -> None:
     """Else the hub would take a row that was born meanwhile for another thing than the one the app saw."""
     a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)

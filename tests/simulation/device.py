@@ -48,8 +48,6 @@ class Device:
         """Older copies of the file."""
         self.lied_to = False
         """Whether its file was put back or copied, so that its writes may come twice."""
-        self.loaded_snapshots = 0
-        """How often it took a snapshot in place of entries, and with them of the news that rows were refused."""
         self._loading: object = None
         self._attached = False
         self._world = world
@@ -235,7 +233,6 @@ class Device:
         row = self.observer.execute("SELECT value FROM tidewire_meta WHERE name = 'load_snapshot'").fetchone()
         before, self._loading = self._loading, row[0] if row else None
         if self._loading is not None and self._loading != before:
-            self.loaded_snapshots += 1
             self._world.happened("device_far_behind")
 
     def _has_tidewire(self) -> bool:

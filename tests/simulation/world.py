@@ -413,7 +413,7 @@ class World:
             raise Violation(Guarantee.LOST, f"transactions of {device.label} are not in the log: {sorted(missing)}")
         dead = device.dead_marks().decode()
         gone = {mark for mark in app.waiting - self.log.marks if f'{mark}"' not in dead and f"{mark} " not in dead}
-        if device.lied_to or device.loaded_snapshots or self.log.lost_ends:
+        if device.lied_to or self.log.lost_ends:
             gone -= self.log.refused
         if gone:
             text = f"values of {device.label} are neither in the log nor dead letters: {sorted(gone)}"

@@ -11,8 +11,9 @@ from support.stream_kit import HandDevice, send, shape
 from tidewire_hub.stream import Stream
 from tidewire_schemas.digest import as_hex, column_order, row_digest, table_digest
 from tidewire_schemas.keys import key_bytes
-from tidewire_schemas.messages import Entry, Op
+from tidewire_schemas.messages import Entry
 from tidewire_schemas.names import fold
+from tidewire_schemas.operations import Op
 from tidewire_schemas.positions import START
 from tidewire_schemas.shapes import TableShape
 from tidewire_schemas.snapshots import SnapshotChunk

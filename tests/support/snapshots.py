@@ -25,6 +25,7 @@ class FleetSnapshot:
         self.id = f"{self.position.seq:032x}"
         self._log = stream.log_id
         self._points = stream.devices()
+        self._refused = list(reversed(stream.refused()))
         self._chunks: list[SnapshotChunk] = []
         self._tables: list[SnapshotTable] = []
         digests = {fold(digest.table): digest.digest for digest in stream.digests()}
@@ -80,6 +81,7 @@ class FleetSnapshot:
                 for chain in self._points
                 if chain.device == edge.device
             ),
+            refused=tuple(row for device, row in self._refused if device == edge.device),
         )
 
     def chunk(self, number: int) -> SnapshotChunk:

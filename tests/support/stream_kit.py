@@ -14,7 +14,8 @@ from tidewire_hub.stream import Commit, Incoming, Stream, StreamSettings
 from tidewire_schemas.codec import encode_batch, encode_runs
 from tidewire_schemas.digest import NO_DIGEST, message_digest
 from tidewire_schemas.keys import Affinity, Collation
-from tidewire_schemas.messages import Entry, Op, Run
+from tidewire_schemas.messages import Entry, Run
+from tidewire_schemas.operations import Op
 from tidewire_schemas.positions import START, Position
 from tidewire_schemas.shapes import ColumnShape, ForeignKey, TableShape, UniqueSet
 

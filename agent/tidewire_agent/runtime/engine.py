@@ -480,7 +480,7 @@ class Engine:
                         await self._ask(
                             ReplayRequest(incarnation=self.incarnation, boot=self._boot, position=position, pages=pages)
                         )
-                    case RequestSnapshot(snapshot, tables, first, chunks, least):
+                    case RequestSnapshot(snapshot, tables, first, chunks, least, refused_after):
                         await self._ask(
                             SnapshotRequest(
                                 incarnation=self.incarnation,
@@ -490,6 +490,7 @@ class Engine:
                                 first=first,
                                 chunks=chunks,
                                 least=least,
+                                refused_after=refused_after,
                             )
                         )
                     case AskFresh(nonce):

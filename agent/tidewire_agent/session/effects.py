@@ -83,6 +83,8 @@ class RequestSnapshot:
     chunks: int
     least: int = 0
     """An entry that the snapshot must hold, where the newest is asked for."""
+    refused_after: int = 0
+    """Of entries after this one the manifest shall say which rows were refused."""
 
 
 @dataclass(frozen=True, slots=True)

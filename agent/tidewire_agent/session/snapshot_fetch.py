@@ -217,7 +217,7 @@ class SnapshotFetch:
                 return []
             self.deadline = now + self._timeout_s
             # Of all tables: the answer may come so late that others are wanted by then.
-            return [RequestSnapshot(None, None, 0, 0, self._least)]
+            return [RequestSnapshot(None, None, 0, 0, self._least, position.seq)]
         if not self.whole and self._manifest.position.seq > position.seq:
             return []  # the log leads there
         manifest, self._manifest = self._manifest, None

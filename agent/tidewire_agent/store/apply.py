@@ -354,7 +354,7 @@ class Applier:
                 if refusal.op == "set" and entry.was is None:
                     self._rows.send_again(synced, key, cells)
                 continue
-            letters.append(refused_letter(entry, refusal, cells))
+            letters.append(refused_letter(refusal, entry.seq, entry.batch, cells))
             if synced is None or (number is not None and synced.attached.first_batch > number):
                 continue  # attached anew since: its rows are offered again
             if refusal.reason not in ("unknown_table", "wrong_key"):

@@ -294,7 +294,7 @@ class Loads:
     # ── common ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _no_snapshot(self) -> None:
-        self._meta.set(load_snapshot=None, load_epoch=0, load_seq=0, load_included=None)
+        self._meta.set(load_snapshot=None, load_epoch=0, load_seq=0, load_included=None, load_refused=None)
         self.reload()
 
     def _add(self, table_id: int, *, whole: bool, position: Position, stage: Stage, first: int, chunks: int) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tidewire_agent.store import capture
-from tidewire_schemas.messages import Op
+from tidewire_schemas.operations import Op
 from tidewire_schemas.positions import Position
 from tidewire_schemas.values import Value
 

@@ -14,6 +14,7 @@ from tidewire_agent.store.dead_letters import DeadLetters
 from tidewire_agent.store.disk_reserve import DiskReserve
 from tidewire_agent.store.draft import Drafter
 from tidewire_agent.store.fresh_questions import FreshQuestions
+from tidewire_agent.store.load_refusals import LoadRefusals
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.open_files import OpenFiles
@@ -182,6 +183,7 @@ class StoreParts:
             self.parked,
             self.seeds,
             self.loads,
+            LoadRefusals(self.meta, self.catalogue, self.outbox, self.rows, self.seeds, self.dead_letters),
             lock_ms_max=self._settings.lock_hold_ms_max,
         )
 

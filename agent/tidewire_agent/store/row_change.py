@@ -15,6 +15,7 @@ from tidewire_agent.store.pending import Overlay
 from tidewire_schemas.codec import parse_batch
 from tidewire_schemas.messages import Entry, Refusal, Run
 from tidewire_schemas.names import fold
+from tidewire_schemas.snapshots import RefusedRow
 from tidewire_schemas.values import Value, WireRow, WireValue, decode, decode_row, encode
 
 
@@ -121,7 +122,7 @@ def overtaken_letter(change: RowChange, op: str, cells: dict[str, WireValue], re
     )
 
 
-def refused_letter(entry: Entry, refusal: Refusal, cells: dict[str, WireValue]) -> DeadLetter:
+def refused_letter(refusal: Refusal | RefusedRow, seq: int, batch: int, cells: dict[str, WireValue]) -> DeadLetter:
     """The letter for a row that the hub refused; `cells` is this device's version, besides the key."""
     return DeadLetter(
         at=_now_ms(),
@@ -131,8 +132,8 @@ def refused_letter(entry: Entry, refusal: Refusal, cells: dict[str, WireValue]) 
         cells=cells,
         reason=refusal.reason,
         detail=refusal.detail,
-        batch=entry.batch,
-        seq=entry.seq,
+        batch=batch,
+        seq=seq,
     )
 
 

@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS tidewire_touched (
 ) WITHOUT ROWID;
 
 -- Tables that are being loaded from a snapshot; at most one snapshot at a time (meta: load_snapshot, load_epoch,
--- load_seq, load_whole, load_included). `load`: never given twice (meta: next_load). `stage`: waiting (for a manifest),
+-- load_seq, load_whole, load_included, load_refused). `load`: never given twice (meta: next_load). `stage`: waiting (for a manifest),
 -- loading (chunk `next` of those from `first` on is due, `row` rows of it are in), sweeping (rows up to key `swept` that
 -- the snapshot does not hold are gone), loaded (the other tables are not yet), ended (until changes up to stamp `until`
 -- are sealed).

@@ -3,7 +3,8 @@
     begin     the manifest: which tables take which chunks; what is parked for them is obsolete
     load      the rows of a chunk, each as a `put` under the pending overlay
     sweep     rows that the snapshot does not hold are deleted, as the log would have done
-    end       one transaction: the checkpoint moves, own batches that the snapshot includes are released
+    end       one transaction: the checkpoint moves, own batches that the snapshot includes are released, those of their
+              rows that the hub refused become dead letters
 
 Each piece is a transaction of its own that also says how far the load is, so it goes on from there after a crash. A
 snapshot is either of all tables, and takes the place of all entries up to its position; or of tables that were attached
@@ -28,6 +29,7 @@ from tidewire_agent.store.apply import Applier
 from tidewire_agent.store.arrivals import Arrivals
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.history import move_on
+from tidewire_agent.store.load_refusals import LoadRefusals
 from tidewire_agent.store.loads import Loads, Stage, TableLoad
 from tidewire_agent.store.meta import Meta, mark_base
 from tidewire_agent.store.outbox import ChainParted, Outbox
@@ -89,6 +91,7 @@ class SnapshotLoader:
         parked: Parked,
         seeds: Seeds,
         loads: Loads,
+        refusals: LoadRefusals,
         *,
         lock_ms_max: float,
     ) -> None:
@@ -105,6 +108,7 @@ class SnapshotLoader:
         self._parked = parked
         self._seeds = seeds
         self._loads = loads
+        self._refusals = refusals
         self._piece = PieceSize(lock_ms_max)
         self._sweep_piece = PieceSize(lock_ms_max)
 
@@ -150,6 +154,8 @@ class SnapshotLoader:
         parts = {fold(part.table): part for part in manifest.tables}
         with self._transaction():
             self._loads.begin(manifest.snapshot, manifest.position, whole=whole, included=included)
+            if whole:
+                self._refusals.remember(manifest, included)
             self._loads.wait(later)
             for synced in wanted:
                 self._parked.drop_table(synced.attached.id)
@@ -348,7 +354,9 @@ class SnapshotLoader:
     def _end(self) -> float:
         whole, position, included = self._loads.whole, self._loads.position, self._loads.included
         loaded = {load.table_id for load in self._loads.under_way if load.stage == "loaded"}
+        refused = self._refusals.read() if whole else []
         with self._writing(self._applier.keys_to_retry()) as timed:
+            self._refusals.settle(refused)
             before = self._meta.checkpoint
             mark_base(self._connection, self._meta)
             self._loads.end()

@@ -8,7 +8,7 @@ anew from it when the log no longer begins at its first entry.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -18,11 +18,11 @@ from pydantic_core import to_json
 from tidewire_hub.backup import copy_database
 from tidewire_hub.catalogue import Table
 from tidewire_hub.database import StorageDamaged, storage_errors
-from tidewire_hub.snapshot.manifest import INCLUDED_MAX, KeptSnapshot
+from tidewire_hub.snapshot.manifest import INCLUDED_MAX, KeptRefusals, KeptSnapshot
 from tidewire_hub.state.store import Limits, State
 from tidewire_schemas.codec import encode_chunk_body
 from tidewire_schemas.digest import message_digest
-from tidewire_schemas.snapshots import IncludedBatch, SnapshotTable
+from tidewire_schemas.snapshots import IncludedBatch, RefusedRow, SnapshotTable
 
 FRAME_BYTES: Final = 512
 """More than what stands around a chunk's body, and in it around table, columns and rows."""
@@ -46,6 +46,10 @@ class SnapshotPlan(NamedTuple):
     payload_bytes_max: int
     """Chunks fit in one message of this size, unless a single row is larger."""
     at_ms: int
+    conflicts_max: int
+    """How many conflicts the live state keeps."""
+    refused_bytes_max: int
+    """About how much is told each device of its rows that were refused."""
 
 
 class Stopped(Exception):
@@ -61,10 +65,13 @@ def build(plan: SnapshotPlan, *, stopping: Callable[[], bool]) -> KeptSnapshot:
     """
     copy_database(plan.state, plan.copy)
     with storage_errors(plan.copy):
-        state = State.open(plan.copy, plan.log, Limits(CACHE_BYTES, chain_points_max=1, conflicts_max=0))
+        state = State.open(
+            plan.copy, plan.log, Limits(CACHE_BYTES, chain_points_max=1, conflicts_max=plan.conflicts_max)
+        )
         if state is None:
             raise StorageDamaged(f"{plan.state} is not of log {plan.log}")
         with closing(state), plan.chunks.open("xb") as file:
+            complete_after = state.conflicts.complete_after
             writer = _ChunkWriter(plan, file, stopping)
             tables = tuple(writer.write_table(state, table) for table in state.catalogue.tables)
             return KeptSnapshot(
@@ -76,6 +83,8 @@ def build(plan: SnapshotPlan, *, stopping: Callable[[], bool]) -> KeptSnapshot:
                 sizes=tuple(writer.sizes),
                 digests=tuple(writer.digests),
                 included=_included(state),
+                refused=refused_of(state.conflicts.refused(), plan.refused_bytes_max),
+                refused_since=state.position.seq if complete_after is None else complete_after,
             )
 
 
@@ -151,4 +160,24 @@ def _included(state: State) -> dict[str, tuple[IncludedBatch, ...]]:
     return {
         device: tuple(sorted(lives, key=lambda life: life.seq, reverse=True)[:INCLUDED_MAX])
         for device, lives in by_device.items()
+    }
+
+
+def refused_of(newest_first: Iterable[tuple[str, RefusedRow]], bytes_max: int) -> dict[str, KeptRefusals]:
+    """For each device its newest refused rows, as many as fit in so many bytes."""
+    rows: dict[str, list[bytes]] = {}
+    sizes: dict[str, int] = {}
+    since: dict[str, int] = {}
+    for device, row in newest_first:
+        if device in since:
+            continue
+        found = row.model_dump_json().encode()
+        sizes[device] = sizes.get(device, 0) + len(found) + 1
+        if sizes[device] > bytes_max:
+            since[device] = row.seq
+        else:
+            rows.setdefault(device, []).append(found)
+    return {
+        device: KeptRefusals(since=since.get(device, 0), rows=f"[{b','.join(reversed(rows.get(device, []))).decode()}]")
+        for device in sizes
     }

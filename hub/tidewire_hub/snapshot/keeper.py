@@ -50,6 +50,8 @@ class SnapshotKeeper:
             self._state,
             payload_bytes_max=self._settings.payload_bytes_max,
             at_ms=wall_ms(),
+            conflicts_max=self._settings.conflicts_max,
+            refused_bytes_max=self._settings.snapshot_refused_bytes_max,
             stopping=self._stopping.is_set,
         )
 

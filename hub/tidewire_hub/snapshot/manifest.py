@@ -10,11 +10,22 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from tidewire_schemas.names import Id, TopicName, fold
-from tidewire_schemas.positions import Millis, Ordinal, Position
-from tidewire_schemas.snapshots import IncludedBatch, Snapshot, SnapshotRequest, SnapshotTable
+from tidewire_schemas.positions import Count, Millis, Ordinal, Position
+from tidewire_schemas.snapshots import IncludedBatch, RefusedRow, Snapshot, SnapshotRequest, SnapshotTable
 
 INCLUDED_MAX: Final = 256
 """Lives of one database that a manifest names, the newest: a device has one, and a few more where it was copied."""
+
+
+class KeptRefusals(BaseModel):
+    """What a device is told of its rows that were refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    since: Count
+    """Those of entries up to this one are left out."""
+    rows: str
+    """JSON of the rows, in the order of the log: read only for a device that asks."""
 
 
 class KeptSnapshot(BaseModel):
@@ -34,6 +45,10 @@ class KeptSnapshot(BaseModel):
     """Digest of each chunk's bytes, by which a damaged file is noticed."""
     included: dict[TopicName, tuple[IncludedBatch, ...]]
     """The last batch of each life of each device, the newest life first."""
+    refused: dict[TopicName, KeptRefusals] = {}
+    """Of each device that was refused rows."""
+    refused_since: Count = 0
+    """Of entries up to this one it is not known any more which rows of any device were refused."""
 
     @cached_property
     def ends(self) -> tuple[int, ...]:
@@ -52,6 +67,8 @@ class KeptSnapshot(BaseModel):
     def manifest_for(self, device: str, request: SnapshotRequest) -> Snapshot:
         """The answer to a device that asked for the manifest."""
         wanted = None if request.tables is None else set(map(fold, request.tables))
+        refused = self.refused.get(device)
+        rows = () if refused is None else _REFUSED.validate_json(refused.rows)
         return Snapshot(
             incarnation=request.incarnation,
             boot=request.boot,
@@ -62,6 +79,8 @@ class KeptSnapshot(BaseModel):
             bytes=self.bytes,
             tables=tuple(t for t in self.tables if wanted is None or fold(t.table) in wanted),
             included=self.included.get(device, ()),
+            refused=tuple(row for row in rows if row.seq > request.refused_after),
+            refused_since=max(self.refused_since, 0 if refused is None else refused.since),
         )
 
 
@@ -77,5 +96,7 @@ def newest_first(snapshots: Sequence[KeptSnapshot]) -> list[KeptSnapshot]:
     """By how far they reach."""
     return sorted(snapshots, key=lambda kept: kept.position.seq, reverse=True)
 
+
+_REFUSED: Final = TypeAdapter(tuple[RefusedRow, ...])
 
 _KEPT: Final = TypeAdapter(KeptSnapshot)

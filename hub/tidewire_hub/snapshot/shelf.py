@@ -56,7 +56,15 @@ class Shelf:
         return newest_first(kept)
 
     def make(
-        self, snapshot: str, state: Path, *, payload_bytes_max: int, at_ms: int, stopping: Callable[[], bool]
+        self,
+        snapshot: str,
+        state: Path,
+        *,
+        payload_bytes_max: int,
+        at_ms: int,
+        conflicts_max: int,
+        refused_bytes_max: int,
+        stopping: Callable[[], bool],
     ) -> KeptSnapshot:
         """Make a snapshot of what the state's file holds now.
 
@@ -76,6 +84,8 @@ class Shelf:
                     chunks=unfinished / _CHUNKS,
                     payload_bytes_max=payload_bytes_max,
                     at_ms=at_ms,
+                    conflicts_max=conflicts_max,
+                    refused_bytes_max=refused_bytes_max,
                 )
                 kept = build(plan, stopping=stopping)
                 (unfinished / _MANIFEST).write_bytes(kept.model_dump_json().encode())

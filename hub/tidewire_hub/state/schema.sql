@@ -64,13 +64,17 @@ CREATE TABLE chain (
 ) WITHOUT ROWID;
 
 CREATE TABLE conflict (
-    id         INTEGER PRIMARY KEY,
-    seq        INTEGER NOT NULL,
-    at         INTEGER NOT NULL,
-    device     TEXT    NOT NULL,      -- whose entry it is
-    table_name TEXT    NOT NULL,
-    key        BLOB    NOT NULL,      -- wire values
-    kind       TEXT    NOT NULL,
-    loser      TEXT    NOT NULL,
-    lost       BLOB    NOT NULL       -- {"column":value,…}
+    id          INTEGER PRIMARY KEY,
+    seq         INTEGER NOT NULL,
+    at          INTEGER NOT NULL,
+    device      TEXT    NOT NULL,     -- whose entry it is,
+    incarnation TEXT    NOT NULL,     -- and which of that one's batches
+    batch       INTEGER NOT NULL,
+    table_name  TEXT    NOT NULL,
+    key         BLOB    NOT NULL,     -- wire values
+    op          TEXT    NOT NULL,     -- of a refused row; else empty
+    kind        TEXT    NOT NULL,
+    detail      TEXT    NOT NULL,
+    loser       TEXT    NOT NULL,
+    lost        BLOB    NOT NULL      -- {"column":value,…}
 );

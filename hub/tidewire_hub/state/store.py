@@ -24,7 +24,7 @@ from tidewire_hub.state.view import StateView
 from tidewire_schemas.messages import ChainPoint, Entry, Parent, Refusal
 from tidewire_schemas.positions import START, Position
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """`PRAGMA user_version` of the file. Another number: the file is made anew."""
 
 PAGE_BYTES: Final = 8192
@@ -240,7 +240,7 @@ class State:
             self._offered[entry.position.seq] = entry.was
         self.position = entry.position
         overwritten = effects.overwritten if effects is not None else ()
-        origin = Origin(entry.position.seq, entry.at, entry.device)
+        origin = Origin(entry.position.seq, entry.at, entry.device, entry.incarnation, entry.batch)
         return self.conflicts.add(origin, overwritten, entry.refused, entry.lost)
 
 

@@ -105,7 +105,7 @@ def of(effects: list[Effect], kind: type[Effect]) -> list[Effect]:
 def test_a_device_that_lacks_what_is_no_longer_kept_asks_for_a_snapshot() -> None:
     session, effects = greeted(stands(50, sealed=3))
     assert session.state is State.LOADING
-    assert RequestSnapshot(None, None, 0, 0) in effects
+    assert RequestSnapshot(None, None, 0, 0, refused_after=50) in effects
     assert not of(effects, RequestReplay)
     assert of(effects, SendBatches)  # its own writes go up meanwhile
 
@@ -199,7 +199,7 @@ def test_a_snapshot_that_is_gone_is_forgotten_and_another_asked_for() -> None:
     assert SendHello() in session.loaded(stands(50, loading=load(snapshot=None)), 1.0)
     effects = session.welcomed(welcome(), {}, 1.0)
     assert session.state is State.LOADING
-    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0)]
+    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, refused_after=50)]
 
 
 def test_a_snapshot_that_is_older_than_the_device_is_not_loaded() -> None:
@@ -229,7 +229,7 @@ def test_a_table_is_not_taken_from_a_snapshot_that_is_older_than_its_rows() -> N
     """Guarantee 3."""
     waiting = load(snapshot=None, whole=False, chunks=0)._replace(least=91)
     session, effects = greeted(stands(95, loading=waiting))
-    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, least=91)]
+    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, least=91, refused_after=95)]
     assert not of(session.received(manifest(90), 1, 1.0, 0.0), BeginLoad)
     assert of(session.received(manifest(91), 1, 1.0, 0.0), BeginLoad) == [BeginLoad(manifest(91), whole=False)]
 
@@ -254,7 +254,7 @@ def test_tables_that_lie_far_behind_wait_for_a_snapshot_beside_the_log() -> None
     assert SendHello() in session.reintroduce(stands(90, checkpoint=90, loading=waiting), 1.0)
     effects = session.welcomed(welcome(), {}, 1.0)
     assert session.state is State.CATCHING_UP
-    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0)]
+    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, refused_after=90)]
     assert of(effects, RequestReplay) == [RequestReplay(at(90), LIMITS.replay_pages)]
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tidewire_agent.store.taking_apart import Pieces, take_apart
-from tidewire_schemas.messages import Op, Run
+from tidewire_schemas.messages import Run
+from tidewire_schemas.operations import Op
 from tidewire_schemas.positions import START
 
 

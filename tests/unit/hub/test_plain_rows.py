@@ -16,7 +16,7 @@ from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.state.plain import plain_runs
 from tidewire_hub.state.store import Folded, Limits, State
 from tidewire_hub.stream import Stream
-from tidewire_schemas.messages import Op
+from tidewire_schemas.operations import Op
 from tidewire_schemas.positions import START, Position, Seq
 
 FOLDED = ("head", "rows", "digests", "conflicts")

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from support.random_batches import SHAPES, Follower, random_batches, send_all
-from support.stream_kit import HandDevice, entry_of, only_entry, picture, reasons, send
+from support.stream_kit import HandDevice, entry_of, only_entry, picture, reasons, send, shape
 from tidewire_hub.database import StorageDamaged
 from tidewire_hub.log.retention import Retention
 from tidewire_hub.log.sqlite import SqliteLog
@@ -17,11 +17,11 @@ from tidewire_hub.snapshot.build import Stopped
 from tidewire_hub.snapshot.manifest import KeptSnapshot
 from tidewire_hub.snapshot.shelf import Shelf
 from tidewire_hub.state.opening import SpareState, StateLost
-from tidewire_hub.stream import Stream
+from tidewire_hub.stream import Stream, StreamSettings
 from tidewire_schemas import codec
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.positions import Position, Seq
-from tidewire_schemas.snapshots import SnapshotChunk
+from tidewire_schemas.snapshots import RefusedRow, SnapshotChunk, SnapshotRequest
 
 ID = "ab" * 16
 NOW_MS = 1_795_390_000_000
@@ -32,20 +32,30 @@ SMALL = 560
 class Hub:
     """A stream in files, with its snapshots."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: StreamSettings | None = None) -> None:
         self.folder = folder
         self.log = SqliteLog.open(folder / "log.db")
         self.shelf = Shelf(folder / "snapshots", self.log.log_id)
         spares = [SpareState(kept.position, path) for kept, path in self.shelf.state_copies()]
-        self.stream = Stream.open(self.log, folder / "state.db", spares=spares)
+        self.stream = Stream.open(self.log, folder / "state.db", settings=settings, spares=spares)
         self.stream.lead(NOW_MS, 7)
         self.made = 0
 
-    def snapshot(self, *, stopping: Callable[[], bool] = lambda: False) -> KeptSnapshot:
+    def snapshot(
+        self, *, stopping: Callable[[], bool] = lambda: False, conflicts_max: int = 1000, refused_bytes_max: int = 2000
+    ) -> KeptSnapshot:
         self.made += 1
         self.stream.settle()
         state, name = self.folder / "state.db", f"{self.made:032x}"
-        return self.shelf.make(name, state, payload_bytes_max=SMALL, at_ms=NOW_MS, stopping=stopping)
+        return self.shelf.make(
+            name,
+            state,
+            payload_bytes_max=SMALL,
+            at_ms=NOW_MS,
+            conflicts_max=conflicts_max,
+            refused_bytes_max=refused_bytes_max,
+            stopping=stopping,
+        )
 
     def chunks(self, snapshot: KeptSnapshot) -> list[SnapshotChunk]:
         bodies = [self.shelf.read(snapshot, number) for number in range(len(snapshot.sizes))]
@@ -180,6 +190,63 @@ def test_a_manifest_says_which_batches_of_a_device_it_includes(hub: Hub) -> None
     ]
     assert included["a"][1].digest == a.digest
     assert [each.batch for each in included["b"]] == [1]
+    hub.close()
+
+
+def refused_by(hub: Hub, *, count: int) -> None:
+    """As many rows of `a` are refused, one by one, in entries 2, 3 and so on."""
+    hub.stream.declare("a", [shape("t", "id INTEGER, n INTEGER")])
+    b, a = HandDevice("b"), HandDevice("a")
+    send(hub.stream, b.seal(b.put("t", "id n", [0, 0])))
+    for number in range(1, count + 1):
+        send(hub.stream, a.seal(a.set("t", "id n", [number, number])))
+
+
+def request(refused_after: int = 0) -> SnapshotRequest:
+    return SnapshotRequest(incarnation=ID, boot=ID, snapshot=None, refused_after=refused_after)
+
+
+def test_a_manifest_says_which_rows_of_a_device_were_refused(hub: Hub) -> None:
+    refused_by(hub, count=3)
+    hub.snapshot()
+    (kept,) = Shelf(hub.folder / "snapshots", hub.log.log_id).load(hub.stream.checkpoint_known)
+    manifest = kept.manifest_for("a", request(2))
+    assert manifest.refused_since == 0
+    assert manifest.refused == tuple(
+        RefusedRow(
+            seq=seq,
+            incarnation=HandDevice("a").incarnation,
+            batch=batch,
+            table="t",
+            key=[key],
+            op="set",
+            reason="row_absent",
+        )
+        for seq, batch, key in ((3, 2, 2), (4, 3, 3))
+    )
+    assert len(kept.manifest_for("a", request()).refused) == 3
+    assert kept.manifest_for("b", request()).refused == ()
+    hub.close()
+
+
+def test_and_up_to_where_it_cannot_say_that(hub: Hub) -> None:
+    """Guarantee 12: what is told is bounded, and so is what is kept of conflicts."""
+    refused_by(hub, count=8)
+    manifest = hub.snapshot(refused_bytes_max=400).manifest_for("a", request())
+    assert 1 <= len(manifest.refused) < 8
+    assert manifest.refused_since == manifest.refused[0].seq - 1
+    assert hub.snapshot(refused_bytes_max=400).manifest_for("b", request()).refused_since == 0
+    nothing = hub.snapshot(conflicts_max=0).manifest_for("a", request())
+    assert nothing.refused_since == nothing.position.seq
+    hub.close()
+
+
+def test_a_hub_that_forgets_conflicts_says_from_where_on_it_knows_of_refused_rows(tmp_path: Path) -> None:
+    hub = Hub(tmp_path, StreamSettings(conflicts_max=3))
+    refused_by(hub, count=8)
+    manifest = hub.snapshot().manifest_for("a", request())
+    assert [row.seq for row in manifest.refused] == [7, 8, 9]
+    assert manifest.refused_since == 7, "of entry 7 some may be forgotten"
     hub.close()
 
 

@@ -22,12 +22,10 @@ from tidewire_schemas.messages import (
     Hello,
     HubState,
     LastSealed,
-    Op,
     Page,
     Part,
     Problem,
     Refusal,
-    RefusalReason,
     Replay,
     ReplayRequest,
     Run,
@@ -35,11 +33,13 @@ from tidewire_schemas.messages import (
     Welcome,
 )
 from tidewire_schemas.names import fold
+from tidewire_schemas.operations import Op, RefusalReason
 from tidewire_schemas.positions import SAFE_INTEGER_MAX, Position
 from tidewire_schemas.shapes import ColumnShape, ForeignKey, TableShape, UniqueSet
 from tidewire_schemas.snapshots import (
     IncludedBatch,
     LoadProgress,
+    RefusedRow,
     Snapshot,
     SnapshotChunk,
     SnapshotRequest,
@@ -168,6 +168,7 @@ def snapshot_requests(draw: st.DrawFn) -> SnapshotRequest:
         tables=draw(st.none() | st.lists(identifiers, max_size=3).map(tuple)),
         first=draw(counts),
         chunks=0 if snapshot is None else draw(st.integers(0, 64)),
+        refused_after=draw(counts),
     )
 
 
@@ -215,6 +216,17 @@ verify_ranges = st.builds(
 )
 snapshot_tables = st.builds(
     SnapshotTable, table=identifiers, rows=counts, bytes=counts, first=counts, chunks=counts, digest=ids
+)
+refused_rows = st.builds(
+    RefusedRow,
+    seq=ordinals,
+    incarnation=ids,
+    batch=ordinals,
+    table=identifiers,
+    key=st.integers(1, 3).flatmap(wire_rows),
+    op=st.sampled_from(get_args(Op)),
+    reason=st.sampled_from(get_args(RefusalReason)),
+    detail=texts,
 )
 included_batches = st.builds(IncludedBatch, incarnation=ids, batch=ordinals, digest=ids, seq=ordinals)
 chain_points = st.builds(ChainPoint, batch=ordinals, digest=ids, seq=counts)
@@ -285,6 +297,8 @@ messages: dict[str, st.SearchStrategy[Message]] = {
         bytes=counts,
         tables=st.lists(snapshot_tables, max_size=3).map(tuple),
         included=st.lists(included_batches, max_size=3).map(tuple),
+        refused=st.lists(refused_rows, max_size=3).map(tuple),
+        refused_since=counts,
     ),
     "snapshot_chunk": snapshot_chunks(),
     "fresh_answer": st.builds(FreshAnswer, **who, nonce=ids, head=positions),

@@ -13,7 +13,8 @@ from tidewire_schemas import codec, generate, messages, shapes, snapshots, topic
 from tidewire_schemas.base import PAYLOAD_BYTES_MIN, Component
 from tidewire_schemas.digest import as_hex, column_order, message_digest, row_digest, table_digest
 from tidewire_schemas.json_schema import all_message_types, message_types, type_name
-from tidewire_schemas.messages import ON_TOPIC, RefusalReason
+from tidewire_schemas.messages import ON_TOPIC
+from tidewire_schemas.operations import RefusalReason
 from tidewire_schemas.parts import Assembler
 from tidewire_schemas.topics import Kind
 

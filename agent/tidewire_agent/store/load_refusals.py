@@ -1,0 +1,115 @@
+"""Rows of own batches that the hub refused, where a snapshot takes the place of the entries that say so.
+
+The snapshot's manifest names them. This device's versions, which its outbox still has, become dead letters in the
+transaction that ends the load: the snapshot has brought the hub's rows by then.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from pydantic import TypeAdapter
+
+from tidewire_agent.store.catalogue import Catalogue
+from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
+from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.outbox import Outbox
+from tidewire_agent.store.row_change import batch_cells, refused_letter
+from tidewire_agent.store.row_writer import RowWriter
+from tidewire_agent.store.seeds import Seeds
+from tidewire_schemas.codec import parse_batch
+from tidewire_schemas.names import fold
+from tidewire_schemas.snapshots import RefusedRow, Snapshot
+from tidewire_schemas.values import WireValue, decode_row
+
+logger = logging.getLogger(__name__)
+
+_ROWS: Final = TypeAdapter(tuple[RefusedRow, ...])
+
+_Versions = dict[tuple[str, str, str], dict[str, WireValue]]
+"""The rows of a batch, as `batch_cells` gives them."""
+
+_NOTHING: Final[tuple[_Versions, bool]] = ({}, False)
+
+
+class Judged(NamedTuple):
+    """A refused row, and what it was here."""
+
+    row: RefusedRow
+    cells: dict[str, WireValue]
+    """This device's version besides the key; empty where its batch is not here any more."""
+    again: bool
+    """Whether it was offered again, as the hub had lost it."""
+
+
+class LoadRefusals:
+    """Keeps what a manifest says of refused rows until its snapshot is loaded."""
+
+    def __init__(
+        self,
+        meta: Meta,
+        catalogue: Catalogue,
+        outbox: Outbox,
+        rows: RowWriter,
+        seeds: Seeds,
+        dead_letters: DeadLetters,
+    ) -> None:
+        self._meta = meta
+        self._catalogue = catalogue
+        self._outbox = outbox
+        self._rows = rows
+        self._seeds = seeds
+        self._dead_letters = dead_letters
+
+    def remember(self, manifest: Snapshot, included: int) -> None:
+        """In the transaction that begins the load of a snapshot, with own batches up to `included` in it."""
+        checkpoint, released = self._meta.checkpoint, self._outbox.released
+        rows = tuple(row for row in manifest.refused if row.seq > checkpoint.seq)
+        self._meta.set(load_refused=_ROWS.dump_json(rows).decode() if rows else None)
+        if included > released and manifest.refused_since > checkpoint.seq:
+            logger.warning(
+                "the hub does not know any more which rows it refused in entries up to %d: of batches %d to %d,"
+                " such rows may have gone without a dead letter",
+                manifest.refused_since,
+                released + 1,
+                included,
+            )
+
+    def read(self) -> list[Judged]:
+        """The refused rows with what they were here. Takes no lock."""
+        stored = self._meta.text("load_refused")
+        if stored is None:
+            return []
+        batches: dict[int, tuple[_Versions, bool]] = {}
+        judged = []
+        for row in _ROWS.validate_json(stored):
+            number = self._outbox.number_of(row.incarnation, row.batch)
+            if number is not None and number not in batches:
+                batches[number] = self._batch(number)
+            versions, again = _NOTHING if number is None else batches[number]
+            cells = versions.get((fold(row.table), row.op, json.dumps(row.key)), {})
+            judged.append(Judged(row, cells, again))
+        return judged
+
+    def settle(self, judged: Sequence[Judged]) -> None:
+        """In the transaction that ends the load, before its marks go."""
+        letters: list[DeadLetter] = []
+        for row, cells, again in judged:
+            synced = self._catalogue.by_name(row.table)
+            key = tuple(decode_row(row.key))
+            if row.reason == "row_absent" and synced is not None and self._seeds.may_be_lost(synced, key):
+                # It is here: it will be offered as a seed, as when an entry says so.
+                if row.op == "set" and not again:
+                    self._rows.send_again(synced, key, cells)
+                continue
+            letters.append(refused_letter(row, row.seq, row.batch, cells))
+        self._dead_letters.add(letters)
+
+    def _batch(self, number: int) -> tuple[_Versions, bool]:
+        if number > self._meta.included or self._outbox.digest_of(number) is None:
+            return _NOTHING  # what has this number here is another batch, or none
+        payload = self._outbox.payload_of(number)
+        return batch_cells(payload), parse_batch(payload, bytes_max=len(payload)).batch.was is not None
