@@ -125,7 +125,7 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
 
     lock_share_max: float = Field(default=0.01, gt=0, le=1)
     """Share of time in which sealing may hold the write lock of an app that commits without pauses of 30 ms: a busy
-    app meets a locked database this rarely."""
+    app meets a locked database this rarely. A backlog of more than one batch is sealed with rests of 30 ms instead."""
 
     rush_lock_share_max: float = Field(default=0.0003, gt=0, le=1)
     """The same while an app commits one small transaction after the other without a pause: it tries for the lock in

@@ -25,9 +25,13 @@ ACTIVE_S: Final = 0.1
 APPLY_ACTIVE_S: Final = 2.0
 """The same of applying, where one hold may follow the other while the app waits and so does not commit."""
 
-APPLY_PAUSE_MAX_S: Final = 0.03
-"""A device that catches up while its app writes still gets ahead, and in the pauses the app finds the lock free: SQLite
-looks for it every 25 ms or more often in the first tenth of a second of waiting."""
+REST_S: Final = 0.03
+"""A device that catches up, or has a backlog, while its app writes still gets ahead with pauses of this length, and in
+each of them a waiting app finds the lock free: SQLite looks for it every 25 ms or more often in the first tenth of a
+second of waiting."""
+
+LONG_HOLD_S: Final = 0.005
+"""After a hold as long as this a rest is left whatever the budget says: two that follow closely would be one wait."""
 
 
 class LockBudget:
@@ -97,7 +101,8 @@ class Pace:
 
     - An app that does not write just now, or pauses after each commit, in which sealing is over long before the next:
       not at all.
-    - An app that writes: the lock is held for no more than `lock_share_max` of the time.
+    - An app that writes: the lock is held for no more than `lock_share_max` of the time. Where there is much to do, as
+      a backlog to seal or a log to catch up with, for as much as rests of `REST_S` allow.
     - An app that commits one small transaction after the other: `rush_lock_share_max`, as it tries for the lock in
       every moment; one that may not wait fails many times in one short hold.
 
@@ -120,15 +125,18 @@ class Pace:
         self._budget = LockBudget(share_max, burst_s, pause_max_s, now)
         self._strict = LockBudget(rush_share_max, 0.0, rush_pause_max_s, now)
         self._held_at = -inf
+        self._held_s = 0.0
         self._sealed_at = now
         self._changes_per_s = 0.0
         self._left = 0
+        self._backlog = False
 
     def held(self, lock_s: float, now: float) -> None:
         """The lock was held so long."""
         self._budget.spend(lock_s, now)
         self._strict.spend(lock_s, now)
         self._held_at = now
+        self._held_s = lock_s
 
     def sealed(self, changes: int, left: int, now: float) -> None:
         """So many changes of the app were taken from the change log, and so many are left there."""
@@ -136,6 +144,7 @@ class Pace:
         self._changes_per_s = max(0, changes + left - self._left) / max(now - began_at, 0.001)
         self._sealed_at = now
         self._left = left
+        self._backlog = changes > 0 and left > 0
 
     def wait_s(self, now: float, *, applying: bool = False) -> float:
         """How long sealing or applying should leave the lock alone; ask again soon, as the app may pause."""
@@ -147,4 +156,7 @@ class Pace:
         if not rushes and not applying:
             return 0.0
         wait_s = self._budget.wait_s(now)
-        return min(wait_s, max(0.0, self._held_at + APPLY_PAUSE_MAX_S - now)) if applying else wait_s
+        if not applying and not self._backlog:
+            return wait_s
+        rest_s = max(0.0, self._held_at + REST_S - now)
+        return rest_s if self._held_s >= LONG_HOLD_S else min(wait_s, rest_s)

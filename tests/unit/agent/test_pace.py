@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tidewire_agent.runtime.pace import (
     ACTIVE_S,
     APPLY_ACTIVE_S,
-    APPLY_PAUSE_MAX_S,
     GAP_S,
+    LONG_HOLD_S,
+    REST_S,
     RUSH_AFTER_S,
     LockBudget,
     Pace,
@@ -152,6 +153,29 @@ def test_catching_up_beside_an_app_that_writes_goes_on_after_short_pauses() -> N
     manners = pace()
     manners.rush.looked(True, 1.0)
     manners.held(1.0, 1.5)
-    assert round(manners.wait_s(1.5, applying=True), 6) == APPLY_PAUSE_MAX_S
-    assert manners.wait_s(1.5 + APPLY_PAUSE_MAX_S, applying=True) == 0
+    assert round(manners.wait_s(1.5, applying=True), 6) == REST_S
+    assert manners.wait_s(1.5 + REST_S, applying=True) == 0
     assert manners.wait_s(1.0 + APPLY_ACTIVE_S * 1.1, applying=True) == 0
+
+
+def test_catching_up_leaves_a_rest_after_each_long_hold_also_where_the_budget_would_allow_the_next_one() -> None:
+    manners = pace()
+    manners.rush.looked(True, 1.0)
+    manners.held(LONG_HOLD_S / 2, 1.0)
+    assert manners.wait_s(1.0, applying=True) == 0
+    manners.held(LONG_HOLD_S, 1.0)
+    assert round(manners.wait_s(1.0, applying=True), 6) == REST_S
+
+
+def test_a_backlog_beside_an_app_that_writes_is_sealed_with_short_rests() -> None:
+    manners = pace()
+    commits(manners.rush, 1.0, 2.2)
+    manners.sealed(10_000, 990_000, 2.0)
+    manners.held(0.04, 2.0)
+    assert round(manners.wait_s(2.0), 6) == REST_S
+    manners.sealed(10_000, 980_020, 2.1)
+    manners.held(0.04, 2.1)
+    assert round(manners.wait_s(2.1), 6) == REST_S
+    manners.sealed(980_050, 0, 2.2)
+    manners.held(0.04, 2.2)
+    assert manners.wait_s(2.2) > REST_S
