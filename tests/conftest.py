@@ -45,4 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--away-entries", type=int, default=3000, help="how much test_away_for_long.py misses (default: 3000 entries)"
     )
     group.addoption("--chaos-kills", type=int, default=6, help="how many processes test_chaos.py kills (default: 6)")
-    group.addoption("--chaos-seed", type=int, default=None, help="the seed that test_chaos.py printed, to do it again")
+    group.addoption("--chaos-seed", type=int, default=None, help="the seed that a test printed, to do it again")
+    group.addoption(
+        "--fault-rounds", type=int, default=2, help="how often a random fault comes in one test (default: 2)"
+    )

@@ -7,25 +7,19 @@ The short form runs with all other tests. The long one:
 
 from __future__ import annotations
 
-import json
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from support.hub_process import tidewire_hub
+from support.outcome import check_outcome
 from support.processes import Device, Site
 from support.waiting import wait_for
 from support.writer import SCHEMA, Observer, Writer
 
 DEVICES = ("a", "b", "c")
-KEYS = {"journal": 2, "tally": 1, "own": 2, "shared": 1, "tickets": 1}
-"""How many of the first columns are the key, by table."""
-
 BROKER_OPTIONS = ("--keepalive-s", "3", "--connect-timeout-s", "3", "--puback-timeout-s", "3")
 AGENT_OPTIONS = (
     *BROKER_OPTIONS,
@@ -36,19 +30,8 @@ AGENT_OPTIONS = (
 
 
 @pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    given = request.config.getoption("--chaos-seed")
-    return random.SystemRandom().randrange(10**6) if given is None else int(given)
-
-
-@pytest.fixture
 def kills(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--chaos-kills"))
-
-
-@pytest.fixture
-def chance(seed: int) -> random.Random:
-    return random.Random(seed)
 
 
 @pytest.fixture
@@ -190,14 +173,7 @@ def test_nothing_is_lost_and_nothing_comes_twice_whatever_is_killed(
         observer.stop()
 
     assert dangers.kills >= kills
-    log = stored_log(site)
-    check_log(log, len(DEVICES))
-    site.assert_equal()
-    for device in site.devices:
-        check_rows(device, writers)
-        assert rows_of(device) == folded(log)
-    check_tickets(site, writers)
-    check_programs(site)
+    log = check_outcome(site, writers)
     looks = sum(observer.looks for observer in observers)
     written = sum(writer.committed for writer in writers)
     print(f"chaos: {dangers.kills} kills, {written} transactions, {len(log)} entries, {looks} looks")  # noqa: T201
@@ -219,94 +195,3 @@ def endanger(dangers: Dangers, chance: random.Random, kills: int) -> None:
             time.sleep(chance.random() * 3)
             dangers.broker_frozen()
     time.sleep(chance.random() * 3)
-
-
-# ── what must hold at the end ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def stored_log(site: Site) -> list[dict[str, Any]]:
-    answer = tidewire_hub("log", "--data", site.hub.data, "--from", "1", "--json")
-    assert answer.returncode == 0, answer.stderr
-    return [json.loads(line) for line in answer.stdout.splitlines()]
-
-
-def check_log(log: list[dict[str, Any]], devices: int) -> None:
-    """Numbered without a gap; each device's batches once and in order; and so its transactions."""
-    assert [entry["seq"] for entry in log] == list(range(1, len(log) + 1))
-    assert [entry["epoch"] for entry in log] == sorted(entry["epoch"] for entry in log)
-    chains: dict[tuple[str, str], list[int]] = {}
-    journal: dict[str, list[int]] = {}
-    for entry in log:
-        chains.setdefault((entry["device"], entry["incarnation"]), []).append(entry["batch"])
-        noted = [row[1] for run in entry["changes"] if run["table"] == "journal" for row in run["rows"]]
-        journal.setdefault(entry["device"], []).extend(sorted(noted))
-        assert all(refused["table"] in ("shared", "tickets") for refused in entry["refused"]), entry["refused"]
-    assert len(chains) == devices, "a kill made no device take a new incarnation"
-    for batches in (*chains.values(), *journal.values()):
-        assert batches == list(range(1, len(batches) + 1))
-
-
-def check_rows(device: Device, writers: list[Writer]) -> None:
-    """What nobody else changed is as its writer committed it last; a cell that all change is as one wrote it."""
-    for writer in writers:
-        mine = writer.device
-        journal = device.query("SELECT n, note FROM journal WHERE device = ? ORDER BY n", mine)
-        assert journal == [(n, f"{mine} {n}") for n in range(1, writer.committed + 1)]
-        assert device.query("SELECT n FROM tally WHERE device = ?", mine) == [(writer.committed,)]
-        own = device.query("SELECT slot, n, note FROM own WHERE device = ? ORDER BY slot", mine)
-        assert own == [(slot, *writer.own[slot]) for slot in sorted(writer.own)]
-    written = set[tuple[str, str, str]]().union(*(writer.shared for writer in writers))
-    for key, left, right in device.query("SELECT key, left, right FROM shared"):
-        assert {(key, "left", left), (key, "right", right)} <= written
-
-
-def check_tickets(site: Site, writers: list[Writer]) -> None:
-    """Every ticket is in the table or in the dead letters of its device, once."""
-    found = Counter(site.devices[0].query("SELECT device, n FROM tickets"))
-    for device in site.devices:
-        letters = device.dead()
-        assert {letter["table"] for letter in letters} <= {"shared", "tickets"}
-        for letter in letters:
-            if letter["table"] == "tickets":
-                assert (letter["reason"], letter["cells"]["device"]) == ("key_taken", device.device)
-                found[device.device, letter["cells"]["n"]] += 1
-    assert found == Counter((writer.device, n) for writer in writers for n in writer.tickets)
-
-
-def check_programs(site: Site) -> None:
-    """Nothing failed in a way nobody thought of, and nothing is complained of now."""
-    assert "Traceback" not in site.hub.log
-    for device in site.devices:
-        assert "Traceback" not in device.log
-        assert device.status.rejected_count == 0
-        device.wait_no_problem()
-
-
-Rows = dict[str, dict[tuple[Any, ...], tuple[Any, ...]]]
-
-
-def rows_of(device: Device) -> Rows:
-    found: Rows = {table: {} for table in KEYS}
-    for table, width in KEYS.items():
-        for row in device.query(f"SELECT * FROM {table}"):
-            found[table][row[:width]] = row[width:]
-    return found
-
-
-def folded(log: list[dict[str, Any]]) -> Rows:
-    """The rows that the log makes, by the simplest reading of the protocol page."""
-    columns = {"journal": ["note"], "tally": ["n"], "own": ["n", "note"], "shared": ["left", "right"]}
-    columns["tickets"] = ["device", "n"]
-    rows: Rows = {table: {} for table in KEYS}
-    for entry in log:
-        for run in sorted(entry["changes"], key=lambda run: run["op"] != "delete"):
-            table = rows[run["table"]]
-            for row in run["rows"]:
-                key = tuple(row[: run["key"]])
-                if run["op"] == "delete":
-                    table.pop(key, None)
-                    continue
-                cells = dict(zip(columns[run["table"]], table.get(key, ()), strict=False))
-                cells.update(zip(run["columns"][run["key"] :], row[run["key"] :], strict=True))
-                table[key] = tuple(cells[name] for name in columns[run["table"]])
-    return rows

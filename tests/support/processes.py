@@ -173,6 +173,6 @@ class Site:
                 assert rows == first, (table, device.device)
 
     def _records(self, *command: str) -> list[dict[str, Any]]:
-        done = tidewire_hub(command[0], "--data", self.folder / "hub", *command[1:], "--json")
+        done = tidewire_hub(command[0], "--data", self.hub.data, *command[1:], "--json")
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]

@@ -1,0 +1,144 @@
+"""A hub is frozen while devices write, a second one starts on a copy of its log, and the first one wakes up."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.hub_process import HubProcess, tidewire_hub
+from support.outcome import check_outcome
+from support.processes import Site
+from support.waiting import wait_for
+from support.writer import SCHEMA, Observer, Writer
+from tidewire_link.command_line import ExitCode
+
+DEVICES = ("a", "b", "c")
+HUB_OPTIONS = ("--rival-wait-s", "0.5")
+PATIENT = ("--keepalive-s", "300")
+"""The broker keeps the connection of a frozen hub, and all that it should have heard."""
+IMPATIENT = ("--keepalive-s", "2")
+"""The broker ends the connection before the frozen hub wakes up."""
+AGENT_OPTIONS = ("--ack-timeout-s", "2", "--welcome-timeout-s", "1", "--hello-spread-s", "0.2")
+
+
+class Heard:
+    """What hubs said live, as an MQTT client noted it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def stale(self) -> Counter[str]:
+        """Pages, acks and heads under an epoch below one that was heard before, by kind."""
+        highest, stale = 0, Counter[str]()
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            message = json.loads(line)
+            epoch = epoch_of(message)
+            if epoch is not None:
+                stale[message["type"]] += epoch < highest
+                highest = max(highest, epoch)
+        return +stale
+
+
+def epoch_of(message: dict[str, Any]) -> int | None:
+    """The leader under which a hub said this; None where it says none."""
+    match message:
+        case {"type": "page", "entries": [*_, {"epoch": int(epoch)}]} | {"type": "head" | "ack", "epoch": int(epoch)}:
+            return epoch
+    return None
+
+
+@contextmanager
+def listening(site: Site, path: Path) -> Iterator[Heard]:
+    """An MQTT client that notes what the hubs say."""
+    topics = ["-t", "tidewire/v1/stream/+/log", "-t", "tidewire/v1/stream/+/head", "-t", "tidewire/v1/device/+/in/#"]
+    with path.open("wb") as out:
+        command = ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(site.broker.port), "-q", "1", *topics]
+        client = subprocess.Popen(command, stdout=out)
+        try:
+            wait_for(lambda: path.stat().st_size, what="the retained head")
+            yield Heard(path)
+        finally:
+            client.terminate()
+            client.wait(30)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path, *HUB_OPTIONS, *PATIENT)
+    site.broker.config = ["max_inflight_messages 1"]  # a hub hears one message after the other, and answers between
+    with site:
+        for name in DEVICES:
+            site.device(name, SCHEMA, *AGENT_OPTIONS).start()
+        yield site
+
+
+def successor(site: Site, number: int) -> HubProcess:
+    """Another hub, on a copy of what the present one has in its log by now."""
+    data = site.folder / f"hub-{number}"
+    answer = tidewire_hub("backup", "--data", site.hub.data, data)
+    assert answer.returncode == 0, answer.stderr
+    options = (*HUB_OPTIONS, *(IMPATIENT if number % 2 else PATIENT), "--node", f"hub-{number}")
+    return HubProcess(data, site.broker.url, *options, log=site.folder / f"hub-{number}.log")
+
+
+def under_way(site: Site) -> int:
+    """Batches that the devices have sealed and that are in no log that they know."""
+    return sum(device.standing().batches for device in site.devices)
+
+
+def replace(site: Site, number: int, chance: random.Random) -> None:
+    """The hub that leads is frozen and wakes up when another one leads: it ends, as in docs/how-to/replace-a-hub.md."""
+    stale, head = site.hub, site.head()
+    wait_for(lambda: site.head() > head, what="an entry of the hub that leads")
+    stale.process.send_signal(signal.SIGSTOP)
+    try:
+        wait_for(lambda: under_way(site) >= len(DEVICES), what="batches that nobody answers")
+        site.hub = successor(site, number)
+        site.hub.start()
+        time.sleep(chance.random() * 2)
+        stale.process.send_signal(signal.SIGCONT)
+        assert stale.process.wait(60) == ExitCode.LED_ELSEWHERE
+    finally:
+        stale.__exit__(None, None, None)
+    assert f"replaced: hub hub-{number} has taken over stream main" in stale.log
+    assert "Traceback" not in stale.log
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.fault("a hub frozen until its successor leads")
+def test_a_hub_that_was_frozen_until_another_one_leads_changes_nothing_any_more_and_ends(
+    site: Site, tmp_path: Path, chance: random.Random, seed: int, rounds: int
+) -> None:
+    """Guarantees 2, 3, 5, 7 and 8."""
+    print(f"frozen hub: --chaos-seed {seed} --fault-rounds {rounds}")  # noqa: T201 - to do it again
+    writers = [Writer(device.db, device.device, seed) for device in site.devices]
+    observers = [Observer(device.db) for device in site.devices]
+    with listening(site, tmp_path / "heard") as heard:
+        for writer in writers:
+            writer.start()
+        for observer in observers:
+            observer.start()
+        try:
+            for number in range(1, rounds + 1):
+                replace(site, number, chance)
+        finally:
+            for writer in writers:
+                writer.stop()
+        site.wait_at_rest()
+        for observer in observers:
+            observer.stop()
+    log = check_outcome(site, writers)
+    assert len({entry["epoch"] for entry in log}) == rounds + 1
+    stale = heard.stale()
+    assert stale, "the frozen hub did not get to say what nobody may believe"
+    print(f"frozen hub: {len(log)} entries, said by hubs that were replaced: {dict(stale)}")  # noqa: T201
