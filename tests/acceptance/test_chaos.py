@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from support.outcome import check_outcome
 from support.processes import Device, Site
 from support.waiting import wait_for
-from support.writer import SCHEMA, Observer, Writer
+from support.work import Work
+from support.writer import SCHEMA
 
 DEVICES = ("a", "b", "c")
 BROKER_OPTIONS = ("--keepalive-s", "3", "--connect-timeout-s", "3", "--puback-timeout-s", "3")
@@ -153,30 +153,16 @@ def test_nothing_is_lost_and_nothing_comes_twice_whatever_is_killed(
 ) -> None:
     """Guarantee 2. Guarantee 3. Guarantee 4. Guarantee 5. Guarantee 7."""
     print(f"chaos: --chaos-seed {seed} --chaos-kills {kills}")  # noqa: T201 - to do it again
-    writers = [Writer(device.db, device.device, seed) for device in site.devices]
-    observers = [Observer(device.db) for device in site.devices]
-    for writer in writers:
-        writer.start()
-    for observer in observers:
-        observer.start()
     dangers = Dangers(site, chance)
-    try:
+    with Work(site, seed) as work:
         endanger(dangers, chance, kills)
-    finally:
-        for writer in writers:
-            writer.stop()
-    wait_for(site.hub.ready, 30, what="the hub is ready")
-    for device in site.devices:
-        device.wait_state("live", deadline_s=60)
-    site.wait_at_rest(deadline_s=120)
-    for observer in observers:
-        observer.stop()
-
+        wait_for(site.hub.ready, 30, what="the hub is ready")
+        for device in site.devices:
+            device.wait_state("live", deadline_s=60)
+        log = work.check()
     assert dangers.kills >= kills
-    log = check_outcome(site, writers)
-    looks = sum(observer.looks for observer in observers)
-    written = sum(writer.committed for writer in writers)
-    print(f"chaos: {dangers.kills} kills, {written} transactions, {len(log)} entries, {looks} looks")  # noqa: T201
+    written = sum(writer.committed for writer in work.writers)
+    print(f"chaos: {dangers.kills} kills, {written} transactions, {len(log)} entries")  # noqa: T201
 
 
 def endanger(dangers: Dangers, chance: random.Random, kills: int) -> None:

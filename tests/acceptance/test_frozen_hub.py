@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from support.hub_process import HubProcess, tidewire_hub
-from support.outcome import check_outcome
 from support.processes import Site
 from support.waiting import wait_for
-from support.writer import SCHEMA, Observer, Writer
+from support.work import Work
+from support.writer import SCHEMA
 from tidewire_link.command_line import ExitCode
 
 DEVICES = ("a", "b", "c")
@@ -121,23 +121,10 @@ def test_a_hub_that_was_frozen_until_another_one_leads_changes_nothing_any_more_
 ) -> None:
     """Guarantees 2, 3, 5, 7 and 8."""
     print(f"frozen hub: --chaos-seed {seed} --fault-rounds {rounds}")  # noqa: T201 - to do it again
-    writers = [Writer(device.db, device.device, seed) for device in site.devices]
-    observers = [Observer(device.db) for device in site.devices]
-    with listening(site, tmp_path / "heard") as heard:
-        for writer in writers:
-            writer.start()
-        for observer in observers:
-            observer.start()
-        try:
-            for number in range(1, rounds + 1):
-                replace(site, number, chance)
-        finally:
-            for writer in writers:
-                writer.stop()
-        site.wait_at_rest()
-        for observer in observers:
-            observer.stop()
-    log = check_outcome(site, writers)
+    with listening(site, tmp_path / "heard") as heard, Work(site, seed) as work:
+        for number in range(1, rounds + 1):
+            replace(site, number, chance)
+        log = work.check()
     assert len({entry["epoch"] for entry in log}) == rounds + 1
     stale = heard.stale()
     assert stale, "the frozen hub did not get to say what nobody may believe"

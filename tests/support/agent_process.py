@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from support.host import HERE, Host
 from support.waiting import PATIENCE_S, wait_for
 from tidewire_agent.lock import read_status
 from tidewire_agent.status import AgentStatus
@@ -45,14 +46,18 @@ class AgentProcess:
         device, broker: as the settings.
         tables: attached at start.
         options: further flags.
+        host: where it runs.
     """
 
-    def __init__(self, db: Path, device: str, broker: str, *options: str, tables: Sequence[str] = ("orders",)) -> None:
+    def __init__(
+        self, db: Path, device: str, broker: str, *options: str, tables: Sequence[str] = ("orders",), host: Host = HERE
+    ) -> None:
         self.db = db
         self.device = device
         self.broker = broker
         self.options = options
         self.tables = tables
+        self.host = host
         self.log_path = db.with_suffix(".log")
         self.settings: Sequence[str] = QUICK
         self._process: subprocess.Popen[bytes] | None = None
@@ -90,7 +95,7 @@ class AgentProcess:
         for table in self.tables:
             command += ["--table", table]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self.host.command(command), stdout=log, stderr=log)
         if until is not None:
             self.wait_state(until)
         return self

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from support.host import HERE, Host
 from support.ports import free_port
 from support.waiting import wait_for
 
@@ -45,7 +46,7 @@ class BrokerTls:
 
 
 class Mosquitto:
-    """A Mosquitto process on 127.0.0.1.
+    """A Mosquitto process.
 
     Args:
         directory: where configuration, store and log go; a temporary one, removed on exit, when None.
@@ -57,6 +58,7 @@ class Mosquitto:
         config: further lines for mosquitto.conf (global options, e.g. ["max_packet_size 20000"]).
         port: a fixed port; a free one when None. It stays the same over restarts.
         log_messages: log each packet, and each publish that the ACL denied.
+        host: where it runs; not on this machine's own network, it listens on all addresses that it has there.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Mosquitto:
         config: Sequence[str] = (),
         port: int | None = None,
         log_messages: bool = False,
+        host: Host = HERE,
     ) -> None:
         self._temporary = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="tidewire-broker-")) if directory is None else directory
@@ -81,6 +84,7 @@ class Mosquitto:
         self.tls = tls
         self.config = list(config)
         self.log_messages = log_messages
+        self.host = host
         self._port_is_fixed = port is not None
         self.port = port or free_port()
         self.websockets_port = free_port() if websockets else None
@@ -90,7 +94,7 @@ class Mosquitto:
     def url(self) -> str:
         """The listener's address as a Tidewire broker URL."""
         scheme = "mqtt" if self.tls is None else "mqtts"
-        return f"{scheme}://127.0.0.1:{self.port}"
+        return f"{scheme}://{self.host.address}:{self.port}"
 
     @property
     def websockets_url(self) -> str:
@@ -177,14 +181,14 @@ class Mosquitto:
 
     def _try_start(self) -> bool:
         binary = shutil.which("mosquitto") or "/usr/sbin/mosquitto"
-        command = [binary, "-c", str(self.directory / "mosquitto.conf")]
+        command = self.host.command([binary, "-c", str(self.directory / "mosquitto.conf")])
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         self._process = process
         ports = [port for port in (self.port, self.websockets_port) if port is not None]
         wait_for(
-            lambda: process.poll() is not None or all(map(_accepts, ports)),
+            lambda: process.poll() is not None or self.host.call(lambda: all(map(_accepts, ports))),
             _START_S,
             what="mosquitto accepts connections",
         )
@@ -222,7 +226,7 @@ class Mosquitto:
         if self.acl is not None:
             lines.append(f"acl_file {self._write('acl', self.acl)}")
         lines += self.config
-        lines.append(f"listener {self.port} 127.0.0.1")
+        lines.append(f"listener {self.port}{' 127.0.0.1' if self.host is HERE else ''}")
         if self.tls is not None:
             lines += [
                 f"cafile {self.tls.ca_file}",

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from support.host import HERE, Host
 from support.ports import free_port
 from support.protocol import chosen_protocol
 from support.waiting import PATIENCE_S, wait_for, wait_for_async
@@ -55,11 +56,12 @@ def tidewire_hub(*arguments: str | Path, environ: dict[str, str] | None = None) 
 class HubProcess:
     """`tidewire-hub run` with an HTTP port; killed when the test ends."""
 
-    def __init__(self, data: Path, broker: str, *options: str, log: Path) -> None:
+    def __init__(self, data: Path, broker: str, *options: str, log: Path, host: Host = HERE) -> None:
         self.data = data
         self.broker = broker
         self.options = options
         self.log_path = log
+        self.host = host
         self.http_port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -77,7 +79,7 @@ class HubProcess:
         command = [sys.executable, "-m", "tidewire_hub", "run", "--data", str(self.data), "--broker", self.broker]
         command += ["--http", f"127.0.0.1:{self.http_port}", "--reconnect-delay-max-s", "0.5", *self.options]
         with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self.host.command(command), stdout=log, stderr=log)
 
     def start(self, *, ready: bool = True) -> Self:
         """Start it, and wait until it is ready, or else until it answers."""
@@ -94,6 +96,9 @@ class HubProcess:
 
     def http(self, path: str) -> tuple[int, Any] | None:
         """Status and JSON of a GET, None while nothing answers."""
+        return self.host.call(lambda: self._get(path))
+
+    def _get(self, path: str) -> tuple[int, Any] | None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/{path}", timeout=PATIENCE_S) as answer:
                 return answer.status, json.load(answer)

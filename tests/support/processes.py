@@ -13,7 +13,9 @@ from typing import Any, NamedTuple, Self
 
 from support.agent_process import AgentProcess, tidewire_agent
 from support.broker import Mosquitto
+from support.host import HERE, Host
 from support.hub_process import HubProcess, tidewire_hub
+from support.networks import Client
 from support.waiting import wait_for
 from tidewire_agent.store.edge_store import EdgeStore
 
@@ -91,6 +93,8 @@ class Device(AgentProcess):
 class Site:
     """A broker, a hub and devices, all of them real processes; ended with the test.
 
+    They run on `host`, except a hub or device that is given a client of its network.
+
     with Site(tmp_path) as site:
         a = site.device("a", SCHEMA).start()
         a.sql("INSERT INTO items VALUES (1, 'x');")
@@ -98,16 +102,18 @@ class Site:
         site.assert_equal()
     """
 
-    def __init__(self, folder: Path, *hub_options: str) -> None:
+    def __init__(self, folder: Path, *hub_options: str, host: Host = HERE, hub_client: Client | None = None) -> None:
         self.folder = folder
-        self.broker = Mosquitto(folder / "broker")
+        self.host = host
+        self.hub_client = hub_client
+        self.broker = Mosquitto(folder / "broker", host=host)
         self._hub_options = hub_options
-        self.hub = HubProcess(folder / "hub", self.broker.url, log=folder / "hub.log")
+        self.hub = self._make_hub()
         self.devices: list[Device] = []
 
     def __enter__(self) -> Self:
         self.broker.start()
-        self.hub = HubProcess(self.folder / "hub", self.broker.url, *self._hub_options, log=self.folder / "hub.log")
+        self.hub = self._make_hub()  # the broker may have got another port
         try:
             self.hub.start()
         except BaseException:
@@ -125,12 +131,16 @@ class Site:
         self.hub.__exit__(kind, error, trace)
         self.broker.__exit__(kind, error, trace)
 
-    def device(self, name: str, schema: str = "", *options: str, tables: Sequence[str] = ()) -> Device:
-        """A device that is not started yet: its app made the database in WAL mode. All tables unless some are named."""
-        device = Device(
-            self.folder / f"{name}.db", name, self.broker.url, *(() if tables else ("--all-tables",)), *options,
-            tables=tables,
-        )  # fmt: skip
+    def device(
+        self, name: str, schema: str = "", *options: str, tables: Sequence[str] = (), client: Client | None = None
+    ) -> Device:
+        """A device that is not started yet: its app made the database in WAL mode. All tables unless some are named.
+
+        It runs where broker and hub do, or as a `client` in their network.
+        """
+        options = (*(() if tables else ("--all-tables",)), *options)
+        path, host = self.folder / f"{name}.db", client or self.host
+        device = Device(path, name, self._url_for(client), *options, tables=tables, host=host)
         with closing(connect(device.db, isolation_level=None)) as app:
             app.executescript(f"PRAGMA journal_mode = WAL; {schema}")
         self.devices.append(device)
@@ -171,6 +181,13 @@ class Site:
             first, *others = (device.dump(table) for device in chosen)
             for device, rows in zip(chosen[1:], others, strict=True):
                 assert rows == first, (table, device.device)
+
+    def _make_hub(self) -> HubProcess:
+        url, log = self._url_for(self.hub_client), self.folder / "hub.log"
+        return HubProcess(self.folder / "hub", url, *self._hub_options, log=log, host=self.hub_client or self.host)
+
+    def _url_for(self, client: Client | None) -> str:
+        return self.broker.url if client is None else f"mqtt://{client.server_address}:{self.broker.port}"
 
     def _records(self, *command: str) -> list[dict[str, Any]]:
         done = tidewire_hub(command[0], "--data", self.hub.data, *command[1:], "--json")
