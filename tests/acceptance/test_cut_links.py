@@ -24,8 +24,8 @@ AGENT_OPTIONS = (
     *("--ack-timeout-s", "2", "--stall-timeout-s", "1"),
 )
 NOTICED_S = 30.0
-"""Until a cut is noticed at the latest: ten times what the settings say, for a machine with other work. TCP by itself takes
-15 minutes, or for ever where there is nothing to send."""
+"""Until a cut is noticed at the latest: ten times what the settings say, as the machine may have other work. TCP by
+itself takes 15 minutes, or for ever where there is nothing to send."""
 
 CUTS = {
     "what it sends is lost": {"up": True},

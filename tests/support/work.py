@@ -50,10 +50,10 @@ class Work:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for each in (*self.writers, *self._observers):
+        for stop in [each.stop for each in self.writers] + [each.stop for each in self._observers]:
             try:
-                each.stop()
+                stop()
             except BaseException as failure:
                 if error is None:
                     raise
-                error.add_note(f"and {each} had failed: {failure!r}")
+                error.add_note(f"and so did an app or an observer: {failure!r}")
