@@ -156,9 +156,9 @@ def test_nothing_is_lost_and_nothing_comes_twice_whatever_is_killed(
     dangers = Dangers(site, chance)
     with Work(site, seed) as work:
         endanger(dangers, chance, kills)
-        wait_for(site.hub.ready, 30, what="the hub is ready")
+        wait_for(site.hub.ready, 120, what="the hub is ready")
         for device in site.devices:
-            device.wait_state("live", deadline_s=60)
+            device.wait_state("live", deadline_s=120)
         log = work.check()
     assert dangers.kills >= kills
     written = sum(writer.committed for writer in work.writers)
