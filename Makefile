@@ -16,10 +16,10 @@ BENCH_PACKAGES := mosquitto=mosquitto
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults sim bench lint format lock clean compiled
+.PHONY: help demo test faults sim bench bench-report lint format lock clean compiled
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(READY) compiled ## a broker, a hub and three agents on this machine, for a minute (ARGS=--keep: until Ctrl-C)
 	@.ci/packages --optional mosquitto=mosquitto
@@ -40,6 +40,11 @@ bench: $(READY) compiled ## how fast it is, and how fast its parts could be (ARG
 	@.ci/packages $(BENCH_PACKAGES)
 	@PATH="$$PATH:/usr/sbin" PYTHONPATH=tests:. $(BIN)/python -m bench $(ARGS)
 
+# Plots need more than the rest of the development: it is installed when it is needed.
+bench-report: $(READY) ## put results of make bench into docs/explanation/performance.md (ARGS=bench/results/latest.json)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@PYTHONPATH=tests:. $(BIN)/python -m bench.report $(ARGS)
+
 lint: $(READY) ## style and types alone
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +63,7 @@ lock: $(READY) ## make the lock files anew (UPGRADE=--upgrade: with the newest r
 	$(COMPILE) pyproject.toml --extra hub -c requirements/agent.txt -o requirements/hub.txt
 	$(COMPILE) pyproject.toml requirements/build.in --extra dev -c requirements/hub.txt -o requirements/dev.txt
 	$(COMPILE) requirements/build.in -c requirements/dev.txt -o requirements/build.txt
+	$(COMPILE) pyproject.toml --extra bench -c requirements/dev.txt -o requirements/bench.txt
 
 clean: ## remove what these commands made, except bench results
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -34,15 +35,21 @@ def main(names: tuple[str, ...], repeats: int, shared: bool, results: Path, list
     if unknown := set(names) - WORKLOADS.keys():
         raise click.UsageError(f"no workload {', '.join(sorted(unknown))}; --list says which there are")
     chosen = [name for name, workload in WORKLOADS.items() if name in names or not (names or workload.long)]
-    runs = measure(chosen, repeats, console, shared=shared)
-    Results.load(results).with_runs(runs).save(results)
+    before = Results.load(results)
+    runs: dict[str, Run] = {}
+    for runs in measure(chosen, repeats, console, shared=shared):  # the last holds all
+        before.with_runs(runs).save(results)
     print_results(Results(runs=runs), console)
     console.print(f"kept in {results}", style="dim", highlight=False)
 
 
-def measure(names: list[str], repeats: int, console: Console, *, shared: bool = False) -> dict[str, Run]:
-    """Run each workload so often; in turn, so that what the machine does meanwhile meets all of them."""
-    samples: dict[str, list[Sample]] = {name: [] for name in names}
+def measure(names: list[str], repeats: int, console: Console, *, shared: bool = False) -> Iterator[dict[str, Run]]:
+    """Run each workload so often; in turn, so that what the machine does meanwhile meets all of them.
+
+    Yields what there is, each time that there is more: the last has all.
+    """
+    machine, version = Machine.here(), commit()
+    samples: dict[str, list[Sample]] = {}
     for repeat in range(repeats):
         for name in names:
             workload = WORKLOADS[name]
@@ -52,9 +59,8 @@ def measure(names: list[str], repeats: int, console: Console, *, shared: bool = 
                 console.status(f"{name}, {repeat + 1} of {workload.repeats or repeats}"),
                 tempfile.TemporaryDirectory(prefix="tidewire-bench-") as folder,
             ):
-                samples[name].append(workload.run(Path(folder)))
-    machine, version = Machine.here(), commit()
-    return {name: new_run(found, machine, version, shared=shared) for name, found in samples.items()}
+                samples.setdefault(name, []).append(workload.run(Path(folder)))
+            yield {name: new_run(found, machine, version, shared=shared) for name, found in samples.items()}
 
 
 if __name__ == "__main__":

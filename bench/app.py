@@ -71,7 +71,8 @@ def write(path: Path, rows: list[Reading], per_transaction: int, pause_s: float)
     myself = psutil.Process()
     app = connect(path)
     committed = []
-    before = usage_of(myself)
+    written_mib = usage_of(myself).written_mib
+    cpu_s = time.process_time()
     began = time.monotonic()
     for first in range(0, len(rows), per_transaction):
         app.execute("BEGIN IMMEDIATE")
@@ -80,13 +81,12 @@ def write(path: Path, rows: list[Reading], per_transaction: int, pause_s: float)
         committed.append(time.monotonic())
         if pause_s:
             time.sleep(pause_s)
-    after = usage_of(myself)
-    app.close()
     used = Usage(
-        cpu_s=after.cpu_s - before.cpu_s,
+        cpu_s=time.process_time() - cpu_s,
         rss_mib=peak_mib(os.getpid()),
-        written_mib=after.written_mib - before.written_mib,
+        written_mib=usage_of(myself).written_mib - written_mib,
     )
+    app.close()
     return Written(began, committed, used)
 
 

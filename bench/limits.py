@@ -29,13 +29,18 @@ def sqlite(folder: Path) -> Sample:
 
 def written_per_s(db: Path, rows: int, per_transaction: int, *, captured: bool) -> float:
     """Rows per second that an app writes into a new database, whose changes are captured or not; no agent runs."""
+    new_database(db, captured=captured)
+    written = end_app(begin_app(db, rows, per_transaction))
+    return rows / (written.committed[-1] - written.began)
+
+
+def new_database(db: Path, *, captured: bool) -> None:
+    """Make a database for readings, with or without the capture trigger."""
     with closing(connect(db)) as app:
         app.execute(SCHEMA)
     if captured:
         with closing(EdgeStore.open(db, device="a")) as store:
             store.attach(["readings"])
-    written = end_app(begin_app(db, rows, per_transaction))
-    return rows / (written.committed[-1] - written.began)
 
 
 def mqtt(folder: Path) -> Sample:

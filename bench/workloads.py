@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import jobs, limits
+from bench import footprint, jobs, limits, sweeps, thousand
 from bench.results import Results, Run, Sample, Spread
 
 
@@ -31,6 +31,13 @@ _ALL = (
     Workload("L", "Latency: one row every 50 ms, from committed on A to committed on B", jobs.latency),
     Workload("R", "Replay: B starts when the hub has 50,000 rows", jobs.replay),
     Workload("F", "Fan-out: T to ten B, until the slowest has all", jobs.fanout),
+    Workload("start", "Start of an agent until it is live", footprint.start),
+    Workload("idle", "Nobody writes, for ten seconds", footprint.idle, repeats=1),
+    Workload("wire", "Bytes on the wire", footprint.wire, repeats=1),
+    Workload("growth", "Bytes in files", footprint.growth, repeats=1),
+    Workload("delay", "Latency against the delay of the links", sweeps.link_delay, repeats=1),
+    Workload("devices", "Latency against the number of devices", sweeps.device_count, repeats=1),
+    Workload("thousand", "A hub with 1,000 devices", thousand.thousand, repeats=1, long=True),
 )
 
 WORKLOADS = {workload.name: workload for workload in _ALL}
