@@ -148,6 +148,10 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     """The longest time for which changes gather then: what is sealed counts for `outbox_bytes_max`, and is known again
     when a database is restored or copied."""
 
+    seal_pause_s: float = Field(default=0.0, ge=0, le=86_400)
+    """How long changes gather though they could be sent: each batch costs the disk some pages, however few changes it
+    holds. With `offline_changes_max` of them a batch is made all the same. 0 sends at once; `flush` waits so long."""
+
     watch: Literal["auto", "poll"] = "auto"
     """How commits are noticed: by inotify where there is one, or by looking at the file."""
 

@@ -68,6 +68,38 @@ def test_what_waits_long_enough_is_a_batch_also_while_offline(tmp_path: Path, br
         wait_for(lambda: written(path) == [1], what="it is sealed")
 
 
+def test_with_a_pause_between_batches_changes_gather_though_they_could_be_sent(
+    tmp_path: Path, broker: Mosquitto
+) -> None:
+    path = tmp_path / "a.db"
+    options = ("--seal-pause-s", "3600", "--offline-changes-max", "10")
+    with (
+        closing(make_database(path)) as app,
+        HubProcess(tmp_path / "hub", broker.url, log=tmp_path / "hub.log"),
+        AgentProcess(path, "till-a", broker.url, *options) as agent,
+    ):
+        agent.start()
+        for n in range(9):
+            app.execute("INSERT INTO orders VALUES ('o-' || ?, 1)", (n,))
+        wait_for(lambda: agent.status.changes == 9, what="the agent has seen them")
+        assert written(path) == []
+        app.execute("INSERT INTO orders VALUES ('o-9', 1)")
+        wait_for(lambda: written(path) == [10], what="enough are a batch")
+        wait_for(lambda: agent.status.batches == 0, what="it is in the log")
+
+
+def test_what_gathered_for_the_pause_between_batches_is_sent(tmp_path: Path, broker: Mosquitto) -> None:
+    path = tmp_path / "a.db"
+    with (
+        closing(make_database(path)) as app,
+        HubProcess(tmp_path / "hub", broker.url, log=tmp_path / "hub.log"),
+        AgentProcess(path, "till-a", broker.url, "--seal-pause-s", "0.1") as agent,
+    ):
+        agent.start()
+        app.execute("INSERT INTO orders VALUES ('o-1', 1)")
+        wait_for(lambda: agent.status.batches == 0 and written(path) == [1], what="it is in the log")
+
+
 def test_a_full_outbox_refuses_the_writes_of_any_program_and_says_so_until_a_hub_takes_what_waits(
     tmp_path: Path, broker: Mosquitto
 ) -> None:

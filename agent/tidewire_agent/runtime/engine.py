@@ -146,7 +146,7 @@ class Engine:
             rush_pause_max_s=settings.rush_pause_max_s,
             now=self._loop.time(),
         )
-        self._gathering = Gathering(settings.offline_changes_max, settings.offline_pause_max_s)
+        self._gathering = Gathering(settings.offline_changes_max, settings.offline_pause_max_s, settings.seal_pause_s)
         self._gathered = Alarm(self.wake)
         """Changes that gather are to be sealed now at the latest."""
         self._holds_back = False
@@ -336,8 +336,9 @@ class Engine:
         self._pace.held(lock_s, self._loop.time())
 
     async def _look(self) -> filework.Sealed:
-        least = self._gathering.least(self._loop.time(), sends=self.session.takes_batches)
-        self._holds_back = least > 1
+        sends = self.session.takes_batches
+        least = self._gathering.least(self._loop.time(), sends=sends)
+        self._holds_back = least > 1 and not sends
         return await self._database.run(filework.look, int(time.time() * 1000), self._batch_bytes_max, least)
 
     def _looked(self, outcome: SealOutcome) -> None:
