@@ -279,7 +279,7 @@ async def test_a_broker_that_falls_silent_is_noticed_by_keepalive(bench: Bench) 
     bench.freeze()
     lost = await expect(link, Disconnected)
     assert isinstance(lost.reason, NoAnswer)
-    assert loop.time() - began < 10
+    assert loop.time() - began < 60
     bench.thaw()
     await wait_until_connected(link)
 

@@ -126,4 +126,4 @@ def test_a_full_outbox_refuses_the_writes_of_any_program_and_says_so_until_a_hub
 def insert(path: Path, number: int) -> str:
     """A row, written by a program that knows nothing of Tidewire; what it says is wrong."""
     script = f"INSERT INTO orders VALUES (printf('%0{20_000 + number}d', {number}), 1)"
-    return subprocess.run(["sqlite3", path, script], capture_output=True, text=True, check=False, timeout=30).stderr
+    return subprocess.run(["sqlite3", path, script], capture_output=True, text=True, check=False, timeout=120).stderr

@@ -19,7 +19,7 @@ from tidewire_agent.status import AgentStatus
 QUICK = ("--reconnect-delay-min-s", "0.05", "--reconnect-delay-max-s", "0.2", "--status-interval-s", "0.1")
 """Settings that make a test short."""
 
-START_S = 60.0
+START_S = 120.0
 """Imports alone take seconds on a machine that does other things as well."""
 
 

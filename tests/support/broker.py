@@ -28,7 +28,7 @@ from support.host import HERE, Host
 from support.ports import free_port
 from support.waiting import wait_for
 
-_START_S = 30.0
+_START_S = 60.0
 _STOP_S = 30.0
 _START_ATTEMPTS = 3
 _STOP_ATTEMPTS = 15

@@ -11,7 +11,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _POLL_S = 0.005
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for what takes milliseconds on a quiet machine: nobody waits that long unless it fails."""
 
 

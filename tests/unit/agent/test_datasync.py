@@ -175,7 +175,7 @@ def test_processes_see_each_other_s_keys(sync: DataSync, path: Path) -> None:
         "    sync.update('answer', sync.get('question') + 1)\n"
     )
     sync.update("question", 41)
-    subprocess.run([sys.executable, "-c", program, path], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program, path], check=True, timeout=120)
     assert sync.get("answer") == 42
 
 
@@ -201,7 +201,7 @@ def test_nobody_waits_for_the_lock_longer_than_the_busy_timeout(path: Path) -> N
                 sync.update("k", 1)
             with pytest.raises(DatabaseBusy), sync.transaction():
                 pass
-            assert 0.55 <= time.monotonic() - began < 5
+            assert 0.55 <= time.monotonic() - began < 30
             assert sync.get("k") is None
         sync.update("k", 1)
 
@@ -213,7 +213,7 @@ def test_readers_never_wait_for_a_writer(path: Path) -> None:
             began = time.monotonic()
             assert sync.get("k") == 1
             assert sync.keys() == ["k"]
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
 
 
 def test_threads_that_open_a_new_file_at_once_all_succeed(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_importing_the_package_imports_no_dependency() -> None:
         "heavy = {'pydantic', 'paho', 'asyncio', 'sqlite3', 'aiosqlite'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 @contextmanager

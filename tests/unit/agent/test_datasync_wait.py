@@ -149,7 +149,7 @@ def test_a_new_incarnation_in_between_does_not_end_the_wait_too_early_or_never(s
         device.send()
     sync.update("k", "last")
     with ThreadPoolExecutor(1) as pool:
-        flushing = pool.submit(sync.flush, 10)
+        flushing = pool.submit(sync.flush, 60)
         device.seal()
         kept = device.store.last_sealed
         assert kept is not None
@@ -191,7 +191,7 @@ def test_an_open_transaction_is_refused_as_nobody_else_can_see_it(sync: DataSync
 
 def test_fresh_waits_for_the_answer_and_for_all_that_it_names(sync: DataSync, device: Device) -> None:
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(sync.fresh, 10)
+        waiting = pool.submit(sync.fresh, 60)
         (nonce,) = wait_for(device.store.fresh.open)
         target = Position(1, device.head.seq + 2)
         device.store.fresh.answer(nonce, target)
@@ -207,7 +207,7 @@ def test_a_file_is_fresh_while_the_log_is_empty(sync: DataSync, path: Path) -> N
     device = Device(path)
     device.welcome()
     with closing(device.store), ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(sync.fresh, 10)
+        waiting = pool.submit(sync.fresh, 60)
         (nonce,) = wait_for(device.store.fresh.open)
         device.store.fresh.answer(nonce, START)
         waiting.result()
@@ -215,7 +215,7 @@ def test_a_file_is_fresh_while_the_log_is_empty(sync: DataSync, path: Path) -> N
 
 def test_the_first_answer_counts(sync: DataSync, device: Device) -> None:
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(sync.fresh, 10)
+        waiting = pool.submit(sync.fresh, 60)
         (nonce,) = wait_for(device.store.fresh.open)
         device.store.fresh.answer(nonce, device.head)
         device.store.fresh.answer(nonce, Position(1, device.head.seq + 1))

@@ -70,7 +70,7 @@ def test_initial_begins_with_what_is_there_already(sync: DataSync) -> None:
 def test_the_iteration_ends_when_nothing_changes_for_the_timeout(sync: DataSync) -> None:
     began = time.monotonic()
     assert list(sync.watch(timeout=0.2)) == []
-    assert 0.2 <= time.monotonic() - began < 2
+    assert 0.2 <= time.monotonic() - began < 20
 
 
 def test_commits_to_other_tables_yield_nothing(sync: DataSync) -> None:
@@ -151,10 +151,10 @@ def test_no_last_value_is_missed_while_others_write_at_full_speed(sync: DataSync
                 seen[change.key] = change.value
         for each in writing:
             each.result()
-    while (change := watch.next(timeout=0.3)) is not None:
+    expected = {key: sync.get(key) for key in sync.keys()}  # noqa: SIM118
+    while seen != expected and (change := watch.next(timeout=30)) is not None:
         seen[change.key] = change.value
-    everything = sync.keys()
-    assert seen == {key: sync.get(key) for key in everything}
+    assert seen == expected
     assert len(seen) == 40
 
 

@@ -110,9 +110,9 @@ def test_the_lock_is_in_nobodys_way_and_its_end_takes_no_lock_of_an_app_in_this_
     other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('INSERT INTO t VALUES (1)')"
     write_elsewhere = [sys.executable, "-c", other, str(database)]
     with AgentLock.acquire(database):
-        subprocess.run(write_elsewhere, check=True, timeout=30)
+        subprocess.run(write_elsewhere, check=True, timeout=120)
         app.execute("BEGIN IMMEDIATE")
-    done = subprocess.run(write_elsewhere, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(write_elsewhere, capture_output=True, text=True, check=False, timeout=120)
     assert "database is locked" in done.stderr
     app.close()
 
