@@ -60,6 +60,10 @@ class Connection(Protocol):
         """End it without a goodbye; the handler is told."""
         ...
 
+    def moving(self) -> bool:
+        """Whether something large is under way, in or out, and gets on: answers wait behind it."""
+        ...
+
     async def goodbye(self) -> None:
         """End it by agreement: the broker does not publish the will. The handler is not told."""
         ...

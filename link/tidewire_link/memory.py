@@ -257,6 +257,10 @@ class MemoryConnection:
         self.end(reason)
         self._ask(lambda: self.leave(with_will=True))
 
+    def moving(self) -> bool:
+        """See `Connection.moving`: here everything is there at once."""
+        return False
+
     async def goodbye(self) -> None:
         """See `Connection.goodbye`."""
         self._over = True

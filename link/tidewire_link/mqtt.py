@@ -37,6 +37,7 @@ from tidewire_link.errors import (
     TlsFailed,
 )
 from tidewire_link.port import Received
+from tidewire_link.progress import Progress
 from tidewire_link.reconnecting import ReconnectingLink
 from tidewire_link.settings import LinkSettings
 from tidewire_link.sockets import BufferedSocket
@@ -98,6 +99,11 @@ class _Client(Client):
         """Go on pinging, and do not end the connection for want of an answer to the last ping."""
         self._ping_t = 0.0
 
+    @property
+    def incomplete(self) -> object | None:
+        """The packet that has come in part, one object as long as it is the same; None where there is none."""
+        return self._in_packet if self._in_packet["to_process"] else None
+
 
 class MqttConnection:
     """One connection: one paho client, from CONNECT to its end."""
@@ -120,6 +126,7 @@ class MqttConnection:
         self._writing = False
         self._heard_at_s = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._progress = Progress()
 
     # ── beginning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -278,6 +285,14 @@ class MqttConnection:
         """See `Connection.abort`."""
         self._end(reason)
 
+    def moving(self) -> bool:
+        """See `Connection.moving`."""
+        if self._over or self._socket is None:
+            return False
+        now = self._loop.time()
+        self._progress.queued(self._socket.taken, self._socket.waiting(), now)
+        return self._progress.moving(now)
+
     async def goodbye(self) -> None:
         """See `Connection.goodbye`."""
         if self._over or self._socket is None:
@@ -324,6 +339,8 @@ class MqttConnection:
             self._end_on(error)
         else:
             self._loop.call_soon(self._read)
+        finally:
+            self._progress.came(self._client.incomplete, self._heard_at_s)
 
     def _on_write_wanted(self, _client: Client, _userdata: Any, _socket: Any) -> None:
         self._plan_flush()
@@ -361,12 +378,13 @@ class MqttConnection:
         if self._over:
             return
         keepalive_s = self._client.keepalive  # the broker may have changed it
+        moving = self.moving()
         silence_s = self._loop.time() - self._heard_at_s
-        if keepalive_s and not self._paused and silence_s > 1.5 * keepalive_s:
+        if keepalive_s and not self._paused and not moving and silence_s > 1.5 * keepalive_s:
             self._end(NoAnswer(f"nothing came from {self._settings.address} for {silence_s:.1f} s"))
             return
-        if self._paused:
-            self._client.expect_no_pong()  # it may be there, unread
+        if self._paused or moving:
+            self._client.expect_no_pong()  # it may be there, unread, or wait behind what is there
         try:
             self._client.loop_misc()
         except Exception as error:

@@ -77,6 +77,11 @@ class Link(Protocol):
         """Whether a publish would be sent now."""
         ...
 
+    @property
+    def moving(self) -> bool:
+        """Whether something large is under way on a slow link, in or out, and gets on: answers wait behind it."""
+        ...
+
     async def open(self) -> None:
         """Begin to connect, in the background; returns at once. What becomes of it is told by events."""
         ...

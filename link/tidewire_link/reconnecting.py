@@ -93,6 +93,11 @@ class ReconnectingLink:
         """Whether a publish would be sent now."""
         return self._connection is not None
 
+    @property
+    def moving(self) -> bool:
+        """See `Link.moving`."""
+        return self._connection is not None and self._connection.moving()
+
     async def open(self) -> None:
         """See `Link.open`."""
         if self._closed:
@@ -275,8 +280,8 @@ class ReconnectingLink:
         timeout_s = self.settings.puback_timeout_s
         while True:
             await asyncio.sleep(min(1.0, timeout_s / 8))
-            if self._paused:
-                self._progress_at_s = loop.time()  # its answers may be there, unread
+            if self._paused or connection.moving():
+                self._progress_at_s = loop.time()  # its answers may be there, unread, or wait behind what is there
             waiting = [first.sent_at_s for first in (_first(self._publishes), _first(self._subscribes)) if first]
             if waiting and loop.time() - max(min(waiting), self._progress_at_s) > timeout_s:
                 connection.abort(NoAnswer(f"the broker confirmed nothing for {timeout_s:g} s"))

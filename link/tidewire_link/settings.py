@@ -72,7 +72,8 @@ class BrokerSettings(BaseModel):
     connect_timeout_s: float = Field(default=10.0, gt=0, le=300)
     """Longest time for name, TCP, TLS and the broker's welcome together."""
     puback_timeout_s: float = Field(default=20.0, gt=0, le=3600)
-    """A broker that confirms nothing for this long counts as gone."""
+    """A broker that confirms nothing for this long counts as gone. On a slow link the time in which something large
+    gets on, up or down, does not count, here and wherever an answer is waited for."""
     reconnect_delay_min_s: float = Field(default=0.5, gt=0, le=3600)
     """Upper end of the first random delay before connecting again; it doubles with each failure."""
     reconnect_delay_max_s: float = Field(default=60.0, gt=0, le=86400)

@@ -8,9 +8,12 @@ flight.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import ssl
+import sys
+import termios
 from typing import Final
 
 _READ_BYTES: Final = 64 * 1024
@@ -29,6 +32,8 @@ class BufferedSocket:
         self._read = b""
         self._read_at = 0
         self._unsent = bytearray()
+        self.taken = 0
+        """Bytes that the library has given to be sent."""
         self.closed = False
         self.paused = False
         """While set, reading finds nothing."""
@@ -68,7 +73,16 @@ class BufferedSocket:
     def send(self, data: bytes | bytearray) -> int:
         """Take all of `data`; it leaves with the next `flush`."""
         self._unsent += data
+        self.taken += len(data)
         return len(data)
+
+    def waiting(self) -> int:
+        """Bytes that were taken and that the other end has not got: here, or in the kernel as far as it tells."""
+        try:
+            kernel = int.from_bytes(fcntl.ioctl(self.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        except OSError:
+            kernel = 0
+        return len(self._unsent) + kernel
 
     def flush(self) -> bool:
         """Write as much as the kernel takes; whether all is out.

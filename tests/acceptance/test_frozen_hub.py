@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
-import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.hub_process import HubProcess, tidewire_hub
+from support.listening import heard, listening
 from support.processes import Site
 from support.waiting import wait_for
 from support.work import Work
@@ -31,22 +29,15 @@ IMPATIENT = ("--keepalive-s", "2")
 AGENT_OPTIONS = ("--ack-timeout-s", "2", "--welcome-timeout-s", "1", "--hello-spread-s", "0.2")
 
 
-class Heard:
-    """What hubs said live, as an MQTT client noted it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def stale(self) -> Counter[str]:
-        """Pages, acks and heads under an epoch below one that was heard before, by kind."""
-        highest, stale = 0, Counter[str]()
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            message = json.loads(line)
-            epoch = epoch_of(message)
-            if epoch is not None:
-                stale[message["type"]] += epoch < highest
-                highest = max(highest, epoch)
-        return +stale
+def stale(path: Path) -> Counter[str]:
+    """Pages, acks and heads under an epoch below one that was heard before, by kind."""
+    highest, found = 0, Counter[str]()
+    for _topic, message in heard(path):
+        epoch = epoch_of(message)
+        if epoch is not None:
+            found[message["type"]] += epoch < highest
+            highest = max(highest, epoch)
+    return +found
 
 
 def epoch_of(message: dict[str, Any]) -> int | None:
@@ -55,21 +46,6 @@ def epoch_of(message: dict[str, Any]) -> int | None:
         case {"type": "page", "entries": [*_, {"epoch": int(epoch)}]} | {"type": "head" | "ack", "epoch": int(epoch)}:
             return epoch
     return None
-
-
-@contextmanager
-def listening(site: Site, path: Path) -> Iterator[Heard]:
-    """An MQTT client that notes what the hubs say."""
-    topics = ["-t", "tidewire/v1/stream/+/log", "-t", "tidewire/v1/stream/+/head", "-t", "tidewire/v1/device/+/in/#"]
-    with path.open("wb") as out:
-        command = ["mosquitto_sub", "-h", "127.0.0.1", "-p", str(site.broker.port), "-q", "1", *topics]
-        client = subprocess.Popen(command, stdout=out)
-        try:
-            wait_for(lambda: path.stat().st_size, what="the retained head")
-            yield Heard(path)
-        finally:
-            client.terminate()
-            client.wait(30)
 
 
 @pytest.fixture
@@ -121,11 +97,11 @@ def test_a_hub_that_was_frozen_until_another_one_leads_changes_nothing_any_more_
 ) -> None:
     """Guarantees 2, 3, 5, 7 and 8."""
     print(f"frozen hub: --chaos-seed {seed} --fault-rounds {rounds}")  # noqa: T201 - to do it again
-    with listening(site, tmp_path / "heard") as heard, Work(site, seed) as work:
+    with listening(site.broker, tmp_path / "heard", "tidewire/v1/#") as said, Work(site, seed) as work:
         for number in range(1, rounds + 1):
             replace(site, number, chance)
         log = work.check()
     assert len({entry["epoch"] for entry in log}) == rounds + 1
-    stale = heard.stale()
-    assert stale, "the frozen hub did not get to say what nobody may believe"
-    print(f"frozen hub: {len(log)} entries, said by hubs that were replaced: {dict(stale)}")  # noqa: T201
+    spoken = stale(said)
+    assert spoken, "the frozen hub did not get to say what nobody may believe"
+    print(f"frozen hub: {len(log)} entries, said by hubs that were replaced: {dict(spoken)}")  # noqa: T201

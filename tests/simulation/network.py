@@ -171,6 +171,10 @@ class Client:
         """See `Connection.abort`."""
         self.cut(reason)
 
+    def moving(self) -> bool:
+        """See `Connection.moving`: here messages come whole."""
+        return False
+
     async def goodbye(self) -> None:
         """See `Connection.goodbye`."""
         self._here = False

@@ -128,6 +128,7 @@ class Engine:
         self.incarnation = standing.incarnation
         self._up_topic = topics.up(settings.stream, device)
         self._ask_topic = topics.ask(settings.stream, device)
+        self._link = link
         self._publisher = Publisher(link, settings.payload_bytes_max, troubles)
         self._batch_bytes_max: int | None = None
         # Both are bounded by what the session asks for: one reading of batches, one page, a few questions.
@@ -291,6 +292,8 @@ class Engine:
         try:
             # A timer may fire a clock's grain too early.
             now = max(self._loop.time(), min(self.session.wake_at, self._loop.time() + 0.001))
+            if self._link.moving:
+                self.session.moving(now)
             self._perform(self.session.tick(now, random.random()))
         except BaseException as error:
             if not self._failed.done():

@@ -219,6 +219,10 @@ class Session:
                 raise TypeError("a Welcome comes in through welcomed()")
         return here.take()
 
+    def moving(self, now: float) -> None:
+        """Something large is on its way, up or down: what is waited for comes behind it, and is waited for anew."""
+        self._wait_longer(now)
+
     # ── inputs: time ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def tick(self, now: float, random: float) -> list[Effect]:
@@ -375,12 +379,15 @@ class Session:
         if busy is None:
             self._conversation.clear(complaints.HUB_BUSY)
             return
+        self._wait_longer(now)
+        if self.state in (State.HANDSHAKING, State.CATCHING_UP) or len(self._uplink.window):
+            self._conversation.say(complaints.hub_busy(busy))
+
+    def _wait_longer(self, now: float) -> None:
         self._hellos.wait_longer(now)
         self._uplink.wait_longer(now)
         self._downlink.wait_longer(now)
         self._fetch.wait(now)
-        if self.state in (State.HANDSHAKING, State.CATCHING_UP) or len(self._uplink.window):
-            self._conversation.say(complaints.hub_busy(busy))
 
     def _take_snapshot(self, message: Snapshot | SnapshotChunk, now: float) -> None:
         here = self._conversation
