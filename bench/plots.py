@@ -43,6 +43,7 @@ def draw(name: str, title: str, results: Results, fingerprint: str, path: Path) 
         "performance-cpu": _cpu,
         "performance-delay": _delay,
         "performance-devices": _devices,
+        "performance-log": _log,
     }[name](axes, results)
     figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None, "Description": fingerprint})
     # One line end per line and none at the file's end but one, as in every other text file here.
@@ -95,6 +96,25 @@ def _delay(axes: Axes, results: Results) -> None:
 def _devices(axes: Axes, results: Results) -> None:
     _series(axes, results, "devices")
     axes.set_xlabel("devices that receive")
+
+
+def _log(axes: Axes, results: Results) -> None:
+    """Everything as a share of what it was with the shortest log, so that one scale does for all."""
+    for (title, points), colour in zip(results.runs["log"].series().items(), COLOURS, strict=False):
+        shortest = points[0][1].median
+        axes.plot(
+            [x for x, _ in points],
+            [value.median / shortest for _, value in points],
+            color=colour,
+            marker="o",
+            markersize=4,
+            label=title,
+        )
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("entries in the log")
+    axes.set_ylabel("with the shortest log: 1")
+    axes.legend(frameon=False, fontsize=8)
 
 
 def _series(axes: Axes, results: Results, name: str) -> None:

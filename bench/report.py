@@ -70,6 +70,7 @@ def plot_names(results: Results) -> dict[str, str]:
         ),
         "performance-cpu": ("CPU time per 1,000 rows", lambda: "T" in results.runs),
         "performance-delay": ("Latency against the delay of the links", lambda: "delay" in results.runs),
+        "performance-log": ("The hub against the length of its log", lambda: "log" in results.runs),
         "performance-devices": ("Latency against the number of devices", lambda: "devices" in results.runs),
     }
     return {name: title for name, (title, there) in wanted.items() if there()}

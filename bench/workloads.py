@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import footprint, jobs, limits, sweeps, thousand
+from bench import flash, footprint, jobs, limits, long_log, sweeps, thousand
 from bench.results import Results, Run, Sample, Spread
 
 
@@ -37,6 +37,8 @@ _ALL = (
     Workload("growth", "Bytes in files", footprint.growth, repeats=1),
     Workload("delay", "Latency against the delay of the links", sweeps.link_delay, repeats=1),
     Workload("devices", "Latency against the number of devices", sweeps.device_count, repeats=1),
+    Workload("flash", "Bytes written on the device", flash.flash, repeats=1),
+    Workload("log", "Against the length of the log", long_log.long_log, repeats=1, long=True),
     Workload("thousand", "A hub with 1,000 devices", thousand.thousand, repeats=1, long=True),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Final
 
@@ -63,12 +64,16 @@ class _Writer:
 _COLUMNS: Final = [column.name for column in SHAPE.columns]
 
 
-def write_long_log(data: Path, *, entries: int, devices: int = 50, rows: int = 100_000) -> None:
-    """Fill a hub's data directory with entries of so many devices, about `rows` different rows, while no hub runs."""
+def write_long_log(data: Path, *, entries: int, devices: int = 50, rows: int = 100_000, first_device: int = 0) -> float:
+    """Add entries of so many devices, about `rows` different rows, to a hub's data directory while no hub runs.
+
+    Who adds more has to begin with other devices. Returns the seconds that the hub's part of the work took.
+    """
     settings = HubSettings.model_validate({"data": data})
     directory = DataDirectory(data, settings.stream)
     directory.make()
-    writers = [_Writer(number, max(1, rows // devices)) for number in range(devices)]
+    writers = [_Writer(number, max(1, rows // devices)) for number in range(first_device, first_device + devices)]
+    took_s = 0.0
     stream = open_stream(directory, settings)
     try:
         stream.lead(1, 1)
@@ -78,8 +83,11 @@ def write_long_log(data: Path, *, entries: int, devices: int = 50, rows: int = 1
         while done < entries:
             count = min(AT_ONCE, entries - done)
             group = [Incoming(w.name, w.batch()) for w in (writers[(done + n) % devices] for n in range(count))]
+            began = time.monotonic()
             commit = stream.sequence(group, done + 1)
+            took_s += time.monotonic() - began
             assert len(commit.entries) == count, commit.problems
             done += count
     finally:
         stream.close()
+    return took_s
