@@ -12,9 +12,11 @@ A failure prints the command that repeats it. A fault that is on and never struc
 from __future__ import annotations
 
 import argparse
+import gc
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -22,6 +24,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -38,27 +42,42 @@ FAILURES_SHOWN_MAX: Final = 10
 
 FOLDER_PREFIX: Final = "tidewire-sim-"
 
+INTERRUPTED: Final = 130
+"""The exit code of a program that Ctrl-C ended."""
 
-def simulated(plan: Plan, *, whole_history: bool = False) -> Outcome:
-    """One world, in a folder of its own."""
-    prefix = f"{FOLDER_PREFIX}{os.getpid()}-"
-    folder = tempfile.mkdtemp(prefix=prefix, dir=MEMORY_DISK if MEMORY_DISK.is_dir() else None)
+
+@contextmanager
+def empty_folder() -> Iterator[Path]:
+    """Where worlds are, in memory if possible; nothing is left of it."""
+    disk = MEMORY_DISK if MEMORY_DISK.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix=FOLDER_PREFIX, dir=disk, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def simulated(plan: Plan, folder: Path, *, whole_history: bool = False) -> Outcome:
+    """One world, in a folder of its own below this one."""
+    place = folder / str(plan.seed)
+    place.mkdir()
     try:
-        return simulate(plan, Path(folder), whole_history=whole_history)
+        return simulate(plan, place, whole_history=whole_history)
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(place, ignore_errors=True)
 
 
-def end_with_parent() -> None:
-    """In a worker: end when the process that started it does, however that ends, and leave little behind."""
+def begin_work(folder: Path) -> None:
+    """In a worker: end when the process that started it does, however that ends, and leave nothing behind.
+
+    A signal to all of them is for that process to heed: it ends its workers.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    gc.freeze()  # what all worlds share need not be looked through again and again
     parent = multiprocessing.parent_process()
     assert parent is not None
 
     def watch() -> None:
         parent.join()
-        disk = MEMORY_DISK if MEMORY_DISK.is_dir() else Path(tempfile.gettempdir())
-        for folder in disk.glob(f"{FOLDER_PREFIX}{os.getpid()}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
@@ -79,21 +98,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     plans = list(_plans(options))
     began = time.perf_counter()
-    if len(plans) == 1:
-        outcomes = [simulated(plans[0], whole_history=options.history)]
-    else:
-        outcomes = list(_all(plans, options.jobs))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with empty_folder() as folder:
+            if len(plans) == 1:
+                outcomes = [simulated(plans[0], folder, whole_history=options.history)]
+            else:
+                outcomes = list(_all(plans, options.jobs, folder))
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return INTERRUPTED
     return _report(outcomes, time.perf_counter() - began, history=options.history)
 
 
-def _all(plans: Sequence[Plan], jobs: int) -> Iterator[Outcome]:
-    with ProcessPoolExecutor(jobs, initializer=end_with_parent) as pool:
-        for number, outcome in enumerate(pool.map(simulated, plans, chunksize=4), 1):
-            if outcome.violation is not None:
-                _say(f"seed {outcome.plan.seed}: {outcome.violation}")
-            if number % 500 == 0:
-                _say(f"{number} of {len(plans)} seeds")
-            yield outcome._replace(history=[])
+def _all(plans: Sequence[Plan], jobs: int, folder: Path) -> Iterator[Outcome]:
+    with ProcessPoolExecutor(jobs, initializer=begin_work, initargs=(folder,)) as pool:
+        try:
+            for number, outcome in enumerate(pool.map(partial(simulated, folder=folder), plans, chunksize=4), 1):
+                if outcome.violation is not None:
+                    _say(f"seed {outcome.plan.seed}: {outcome.violation}")
+                if number % 500 == 0:
+                    _say(f"{number} of {len(plans)} seeds")
+                yield outcome._replace(history=[])
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
 
 
 def _report(outcomes: Sequence[Outcome], seconds: float, *, history: bool) -> int:

@@ -35,8 +35,13 @@ TABLES: Final = ("ledger", "ledger_twin", "users", "tags", "orders", "pairs")
 MARK: Final = re.compile(r"w\.[a-z]+\.\d+")
 
 _MARKED: Final = """
-    SELECT name AS x FROM users UNION SELECT note FROM tags UNION SELECT v FROM orders UNION SELECT d FROM pairs
+    SELECT substr(x, 1, 40) FROM (
+        SELECT name AS x FROM users UNION ALL SELECT note FROM tags UNION ALL SELECT v FROM orders
+        UNION ALL SELECT d FROM pairs
+    )
+    WHERE x GLOB ?
 """
+"""The beginnings of values that begin with a mark."""
 
 _TEXTS: Final = ("x", "X", "y", "zed", "q", " x", "x ")
 _VALUES: Final = ("1", "1.0", "'1'", "x'31'", "2.5", "9e999", "CAST(x'ff' AS TEXT)", "'é'", "7", "{mark}", "{mark}")
@@ -155,13 +160,8 @@ class App:
     def seen(self) -> set[str]:
         """This app's marks in its tables."""
         assert self._connection is not None
-        mine = f"w.{self.label}."
-        rows = self._connection.execute(f"SELECT CAST(x AS BLOB) FROM ({_MARKED})")
-        found: set[str] = set()
-        for (value,) in rows:
-            if value is not None and value.startswith(mine.encode()):
-                found.update(MARK.findall(value[:40].decode("ascii", "replace")))
-        return found
+        rows = self._connection.execute(_MARKED, (f"w.{self.label}.*",))
+        return {mark for (value,) in rows for mark in MARK.findall(value)}
 
     def forget(self, ledger: set[str], marks: set[str]) -> None:
         """The machine lost writes that had not left it: only these were kept."""

@@ -12,10 +12,10 @@ from simulation.agent import SimulatedWatch
 from simulation.apps import MARK, SCHEMA, TABLES, App
 from simulation.checkers import EdgeChecker, check_limits
 from simulation.disk import Files
+from simulation.observer import Observer
 from simulation.oracle import Oracle
 from simulation.process import Clock, Process
 from simulation.surroundings import Surroundings
-from simulation.virtual_time import connect_outside
 from tidewire_agent.runtime.agent import Agent
 from tidewire_agent.runtime.engine import Engine
 from tidewire_agent.settings import AgentSettings
@@ -55,7 +55,8 @@ class Device:
         self._settings = AgentSettings(db=self.path, device=name, username=label, **_SETTINGS)
         self._process: Process | None = None
         self._agent: Agent | None = None
-        self._observer: sqlite3.Connection | None = None
+        self._observer: Observer | None = None
+        self._kept = self._dead = 0
 
     # ── its parts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -70,10 +71,10 @@ class Device:
         return self._agent._engine if self._agent is not None and self.running else None
 
     @property
-    def observer(self) -> sqlite3.Connection:
+    def observer(self) -> Observer:
         """A connection for who looks at the file."""
         if self._observer is None:
-            self._observer = connect_outside(self.path)
+            self._observer = Observer.of(self.path)
             self._observer.text_factory = bytes
         return self._observer
 
@@ -206,10 +207,11 @@ class Device:
         yield "effects for the hub", engine._to_hub.qsize(), 8
         yield "effects for the file", engine._to_file.qsize(), 8
         file = self.observer
-        (kept,) = file.execute(_KEPT).fetchone()
-        yield "batches kept", kept, limits.kept_batches_max
-        (dead,) = file.execute("SELECT count(*) FROM tidewire_dead").fetchone()
-        yield "dead letters", dead, limits.dead_letters_max
+        if file.has_news("queues"):
+            (self._kept,) = file.execute(_KEPT).fetchone()
+            (self._dead,) = file.execute("SELECT count(*) FROM tidewire_dead").fetchone()
+        yield "batches kept", self._kept, limits.kept_batches_max
+        yield "dead letters", self._dead, limits.dead_letters_max
 
     def dead_marks(self) -> bytes:
         """What the dead letters hold, as text."""
@@ -225,7 +227,7 @@ class Device:
 
     def look(self) -> None:
         """Compare the file with what its checkpoint says."""
-        if self._has_tidewire():
+        if self.observer.has_news("rows") and self._has_tidewire():
             self._look_at_loading()
             self._checker.look(self.observer, self.writers)
 

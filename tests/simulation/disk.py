@@ -45,8 +45,8 @@ class Disk:
         """A process has synced a file."""
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         if path.name.endswith("-wal"):
-            wal = path.read_bytes()
-            self._synced[path] = _Synced(wal[16:24], len(wal))
+            header = os.pread(descriptor, WAL_HEADER_BYTES, 0)
+            self._synced[path] = _Synced(header[16:24], os.fstat(descriptor).st_size)
 
     def kill(self, paths: Sequence[Path], close: Callable[[], None]) -> None:
         """Close the last connections to these databases as a killed process does: without SQLite's last checkpoint."""

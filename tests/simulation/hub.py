@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +14,10 @@ from unittest.mock import patch
 from simulation.checkers import LogChecker, check_limits
 from simulation.disk import Files
 from simulation.network import Network
+from simulation.observer import Observer
 from simulation.process import Clock, Process
 from simulation.surroundings import Surroundings
-from simulation.virtual_time import OneThread, connect_outside, current_process
+from simulation.virtual_time import OneThread, current_process
 from tidewire_hub import serve
 from tidewire_hub.layout import DataDirectory
 from tidewire_hub.runtime import HubRuntime
@@ -66,7 +66,7 @@ class Hub:
         """Older copies of its files, the oldest first."""
         self._log = log
         self._process: Process | None = None
-        self._observer: sqlite3.Connection | None = None
+        self._observer: Observer | None = None
         self._stop = asyncio.Event()
 
     @property
@@ -155,7 +155,7 @@ class Hub:
         self._world.disk.write(self.files.log.resolve(), files.log)
         if state:
             self._world.disk.write(self.files.state, files.state)
-        self._observer = connect_outside(self.files.log)
+        self._observer = Observer.of(self.files.log)
         self._log.lose_end(self._observer)
 
     def lose_all(self) -> None:
@@ -186,8 +186,8 @@ class Hub:
     def look(self) -> None:
         """Take what is new in the log."""
         if self._observer is None and self.files.log.exists():
-            self._observer = connect_outside(self.files.log)
-        if self._observer is not None:
+            self._observer = Observer.of(self.files.log)
+        if self._observer is not None and self._observer.has_news("log"):
             self._log.look(self._observer)
 
     def check_limits(self) -> None:

@@ -139,6 +139,8 @@ class Client:
         self._there = True
         """The broker's end is open."""
         self._filters: list[str] = []
+        self._wanted: dict[str, bool] = {}
+        """Topics that were asked for."""
         self._number = 0
         self._up_free_at = 0.0
         self._flows: dict[tuple[str, str], _Flow] = {}
@@ -208,7 +210,10 @@ class Client:
 
     def wants(self, topic: str) -> bool:
         """Whether it subscribed to a topic."""
-        return any(matches(topic_filter, topic) for topic_filter in self._filters)
+        wanted = self._wanted.get(topic)
+        if wanted is None:
+            wanted = self._wanted[topic] = any(matches(topic_filter, topic) for topic_filter in self._filters)
+        return wanted
 
     def send(self, publisher: str, message: Received) -> None:
         """The broker sends a message to this client."""
@@ -255,6 +260,7 @@ class Client:
 
     def _take_subscribe(self, number: int, filters: Sequence[str]) -> None:
         self._filters.extend(filters)
+        self._wanted.clear()
         for topic_filter in filters:
             for message in self._network.retained(topic_filter):
                 self.send("", message)

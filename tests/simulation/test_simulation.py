@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from simulation.__main__ import command, main
+from simulation.__main__ import INTERRUPTED, command, main
 from simulation.checkers import Guarantee, Violation
 from simulation.faults import FAULTS
 from simulation.lifetime import simulate
@@ -37,19 +38,36 @@ def test_two_hundred_worlds_keep_all_guarantees_and_meet_all_faults() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_run_that_is_killed_leaves_no_worker_behind() -> None:
-    with subprocess.Popen([*LINE, "--seeds", "0:1000", "--jobs", "2"], env=ENVIRONMENT) as started:
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGKILL, False), (signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGTERM, False)],
+)
+def test_a_run_that_is_ended_leaves_no_worker_and_no_file_behind(
+    number: signal.Signals, group: bool, tmp_path: Path
+) -> None:
+    code = f"import sys; from simulation import __main__ as sim; sim.MEMORY_DISK = sim.Path({str(tmp_path)!r}); "
+    code += "sys.exit(sim.main(['--seeds', '0:1000', '--jobs', '2']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=ENVIRONMENT, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as started:
         children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
 
         def at_work() -> list[str]:
             workers = children.read_text().split()
-            return workers if len(workers) == 2 else []
+            return workers if len(workers) == 2 and any(tmp_path.glob("*/*/*")) else []
 
         try:
-            workers = wait_for(at_work, what="there are two workers")
+            workers = wait_for(at_work, what="two workers are at work")
+            if group:
+                os.killpg(started.pid, number)
+            else:
+                started.send_signal(number)
+            started.wait(60)
         finally:
             started.kill()
+    assert started.returncode == (-9 if number is signal.SIGKILL else INTERRUPTED)
     wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), what="the workers have ended")
+    wait_for(lambda: not any(tmp_path.iterdir()), what="their files are gone")
 
 
 def test_without_faults_a_world_is_at_rest_at_once(tmp_path: Path) -> None:

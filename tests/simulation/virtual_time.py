@@ -12,10 +12,12 @@ import random
 import secrets
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, Final, Protocol
 from unittest.mock import patch
@@ -23,6 +25,9 @@ from unittest.mock import patch
 BORN_MS: Final = 1_795_390_000_000
 """What wall clocks show when a world begins, milliseconds since 1970."""
 
+
+RESOLUTION_S: Final = 1e-9
+"""Timers so close to each other are due in one turn."""
 
 TURNS_AT_ONCE_MAX: Final = 100_000
 """More turns of the event loop than anything takes that gets ahead."""
@@ -35,26 +40,68 @@ class Stuck(Exception):
 class VirtualLoop(asyncio.BaseEventLoop):
     """An event loop without sockets or threads: when nothing is ready, its time jumps to the next timer."""
 
+    _ready: deque[asyncio.Handle]
+    _stopping: bool
+
     def __init__(self) -> None:
         super().__init__()
-        self._selector = self
-        self._clock_resolution = 1e-9
         self._now_s = 0.0
         self._turns_at_once = 0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """By their time, and the older first."""
+        self._timers_set = 0
 
     def time(self) -> float:
         """Seconds since the world began."""
         return self._now_s
 
-    def select(self, timeout: float | None) -> list[Any]:
-        """What `BaseEventLoop` waits with."""
-        if timeout is None:
+    def call_soon(  # type: ignore[override]  # typeshed's has variadic generics
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """See `asyncio.AbstractEventLoop`; without the checks, which a loop that nobody shares can do without."""
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]  # typeshed's has variadic generics
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See `asyncio.AbstractEventLoop`."""
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]  # typeshed's has variadic generics
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See `asyncio.AbstractEventLoop`; of timers for one moment the one that was set first comes first."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timers_set += 1
+        heappush(self._timers, (when, self._timers_set, timer))
+        return timer
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is passed over when its time has come."""
+
+    def _run_once(self) -> None:
+        """One turn: all that is ready, and what is due; if that is nothing, time jumps to the next timer."""
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        if ready or self._stopping or (timers and timers[0][0] <= self._now_s):
+            self._turns_at_once += 1
+            if self._turns_at_once > TURNS_AT_ONCE_MAX:
+                raise Stuck(f"time stands still at {self._now_s} s: something is always due")
+        elif timers:
+            self._turns_at_once = 0
+            self._now_s = timers[0][0]
+        else:
             raise Stuck("no task can go on and no timer is set")
-        self._turns_at_once = 0 if timeout else self._turns_at_once + 1
-        if self._turns_at_once > TURNS_AT_ONCE_MAX:
-            raise Stuck(f"time stands still at {self._now_s} s: something is always due")
-        self._now_s += timeout
-        return []
+        due = self._now_s + RESOLUTION_S
+        while timers and timers[0][0] < due:
+            ready.append(heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
 
     def run_in_executor(  # type: ignore[override]  # typeshed's has variadic generics
         self, executor: Executor | None, func: Callable[..., Any], *args: Any
@@ -71,9 +118,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def remove_signal_handler(self, sig: int) -> bool:
         """There was none."""
         return False
-
-    def _process_events(self, events: list[Any]) -> None:
-        """There are none."""
 
     def _write_to_self(self) -> None:
         """Nobody calls from another thread."""
@@ -182,11 +226,11 @@ def current_process() -> Owner:
     return process
 
 
-def connect_outside(path: Path) -> sqlite3.Connection:
+def connect_outside(path: Path, factory: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
     """A connection that belongs to no simulated process, whoever asks for it."""
     token = PROCESSES.running.set(None)
     try:
-        return sqlite3.connect(path, isolation_level=None, timeout=0)
+        return sqlite3.connect(path, isolation_level=None, timeout=0, factory=factory)
     finally:
         PROCESSES.running.reset(token)
 

@@ -115,13 +115,14 @@ class Applier:
     @property
     def replay_from(self) -> Position:
         """The position from which entries are needed: behind the checkpoint while a new table is taken over."""
+        catalogue = self._catalogue
         following = (
-            attached
-            for attached, _table in self._catalogue
-            if attached.state != "behind" and not self._loads.is_under_way(attached.id)
+            attached.cursor
+            for attached in catalogue.registry.by_id.values()
+            if attached.cursor is not None and attached.state != "behind" and catalogue.by_id(attached.id) is not None
+            if not self._loads.is_under_way(attached.id)
         )
-        cursors = (attached.cursor for attached in following)
-        return min((cursor for cursor in cursors if cursor is not None), default=self._meta.checkpoint)
+        return min(following, default=None) or self._meta.checkpoint
 
     def apply(self, page: Page) -> Applied:
         """Apply entries of a page that are new here, as many as the lock may be held for; call it while there are more.

@@ -45,7 +45,9 @@ class Meta:
     @property
     def checkpoint(self) -> Position:
         """The last entry applied."""
-        return Position(self.number("epoch"), self.number("seq"))
+        rows = self._connection.execute("SELECT name, value FROM tidewire_meta WHERE name IN ('epoch', 'seq')")
+        found = dict(rows.fetchall())
+        return Position(found.get("epoch") or 0, found.get("seq") or 0)
 
     @checkpoint.setter
     def checkpoint(self, position: Position) -> None:
