@@ -66,7 +66,7 @@ from tidewire_schemas import topics
 from tidewire_schemas.base import Message
 from tidewire_schemas.codec import encode
 from tidewire_schemas.errors import DatabaseError
-from tidewire_schemas.messages import FreshRequest, Page, ReplayRequest, Welcome
+from tidewire_schemas.messages import FreshRequest, Hello, Page, ReplayRequest, Welcome
 from tidewire_schemas.positions import Position
 from tidewire_schemas.snapshots import SnapshotRequest
 from tidewire_schemas.verification import VerifyAnswer, VerifyNow, VerifyReport, VerifyRequest
@@ -478,7 +478,8 @@ class Engine:
                         await self._send_batches(effect)
                     case SendHello():
                         self._hello_waits = False
-                        hello = await self.patiently(lambda: self._database.run(filework.hello, self._boot))
+                        hello, standing = await self.patiently(self._read_hello)
+                        self._perform(self.session.introduced(standing))
                         await self._publisher.publish(self._ask_topic, encode(hello))
                     case RequestReplay(position, pages):
                         await self._ask(
@@ -505,6 +506,9 @@ class Engine:
                 pass  # the link says so by an event, and the handshake begins anew
             except LinkError as error:
                 self._troubles.say_error(error)
+
+    async def _read_hello(self) -> tuple[Hello, Standing]:
+        return await self._database.run(filework.introduction, self._boot)
 
     async def _ask(self, message: Message) -> None:
         await self._publisher.publish(self._ask_topic, encode(message))

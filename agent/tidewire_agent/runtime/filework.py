@@ -132,6 +132,11 @@ def answer_fresh(store: EdgeStore, nonce: str, head: Position) -> None:
     store.fresh.answer(nonce, head)
 
 
+def introduction(store: EdgeStore, boot: str) -> tuple[Hello, Standing]:
+    """What to say in a handshake, and where the device stands that says it."""
+    return hello(store, boot), read_standing(store)
+
+
 def hello(store: EdgeStore, boot: str) -> Hello:
     """What to say in a handshake."""
     return Hello(

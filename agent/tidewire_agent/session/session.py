@@ -161,6 +161,15 @@ class Session:
             self._doubt(now, at_once=True)
         return self._conversation.take()
 
+    def introduced(self, standing: Standing) -> list[Effect]:
+        """What `Hello` says, read from the file just now: since it was asked last, tables may have come to wait for a
+        snapshot, or to stand before the others."""
+        if self.state is State.HANDSHAKING and not self._hellos.renumbering:
+            self._downlink.stands_at(standing.position)
+            self._conversation.stand(standing)
+            self._fetch.stand(standing.loading)
+        return self._conversation.take()
+
     def ask_fresh(self, nonces: Iterable[str], now: float) -> list[Effect]:
         """Apps want to know how far the log goes: all questions that are open. Known ones are not asked twice."""
         self._questions.open(nonces, now)

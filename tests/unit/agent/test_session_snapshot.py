@@ -247,6 +247,17 @@ def test_where_the_file_does_not_begin_to_load_the_handshake_tells_why() -> None
     assert SendHello() in session.loaded(stands(50), 2.0)
 
 
+def test_tables_that_came_to_wait_before_the_hello_was_said_take_their_snapshot() -> None:
+    """Columns came to them after the agent had looked at its file, and before it was connected."""
+    session = Session(LIMITS, BOOT, stands(95))
+    session.connected(0.0)
+    session.introduced(stands(95, loading=load(snapshot=None, whole=False, chunks=0)))
+    effects = session.welcomed(welcome(), {}, 0.0)
+    assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, refused_after=95)]
+    session.introduced(stands(95))
+    assert session.received(manifest(95), 1, 1.0, 0.0) == [BeginLoad(manifest(95), whole=False)]
+
+
 def test_tables_that_lie_far_behind_wait_for_a_snapshot_beside_the_log() -> None:
     session, effects = greeted(stands(0, checkpoint=90))
     assert effects == [AwaitSnapshot()]
