@@ -31,7 +31,7 @@ test: lint compiled ## style, types and every test (ARGS='tests/unit -k name': s
 
 faults: $(READY) compiled ## all tests in which something goes wrong, at length (ARGS='--chaos-seed 5'); best as root
 	@.ci/packages $(TEST_PACKAGES)
-	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) -m fault --require-rights --chaos-kills 60 --fault-rounds 12 $(ARGS)
+	PATH="$(CURDIR)/$(BIN):$$PATH:/usr/sbin:/sbin" $(BIN)/pytest $(PARALLEL) -m fault --require-rights --chaos-kills 60 --fault-rounds 12 --crash-steps all $(ARGS)
 
 sim: $(READY) ## simulate many worlds full of faults (ARGS='--seeds 0:10000 --steps 500', ARGS='--seed 17 --history')
 	@PYTHONPATH=tests $(BIN)/python -m simulation $(ARGS)

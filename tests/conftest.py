@@ -49,3 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--fault-rounds", type=int, default=2, help="how often a random fault comes in one test (default: 2)"
     )
+    group.addoption(
+        "--crash-steps",
+        choices=["few", "all"],
+        default="few",
+        help="at which of their steps test_killed_at_each_step.py kills agent and hub (default: few)",
+    )

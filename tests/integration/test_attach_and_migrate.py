@@ -12,6 +12,7 @@ from support.fleet import Edge, Fleet
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.overview import tables_of
 from tidewire_agent.store.settings import StoreSettings
+from tidewire_schemas.codec import parse_batch
 
 NOTES = "CREATE TABLE notes (id TEXT PRIMARY KEY, body TEXT)"
 
@@ -28,6 +29,30 @@ def test_rows_that_were_there_before_are_offered_in_chunks(fleet: Fleet) -> None
     assert a.store.last_sealed is not None
     assert a.store.last_sealed.batch > 5
     fleet.assert_equal()
+
+
+def test_a_row_written_just_when_old_rows_are_offered_travels_once(fleet: Fleet) -> None:
+    a = fleet.edge("a", NOTES, rows="INSERT INTO notes VALUES ('1', 'old')")
+    b = fleet.edge("b", NOTES)
+    fleet.hello(a)
+    fleet.take_tables(a)
+    snapshots = 0
+
+    def write_before_rows_are_read(statement: str) -> None:
+        nonlocal snapshots
+        snapshots += statement == "BEGIN"
+        if statement == "BEGIN" and snapshots == 2:  # in the first one the change log was found to be empty
+            a.sql("INSERT INTO notes VALUES ('2', 'new')")
+
+    a.store.connection.set_trace_callback(write_before_rows_are_read)
+    a.seal()
+    a.store.connection.set_trace_callback(None)
+    assert snapshots > 2
+    fleet.sync()
+    batches = [parse_batch(batch.payload).batch for batch in a.store.outbox(0, count_max=9, bytes_max=10**6)]
+    sent = [(run.op, row) for batch in batches for run in batch.changes for row in run.rows]
+    assert sent == [("put", ["2", "new"]), ("seed", ["1", "old"])]
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [("1", "old"), ("2", "new")]
 
 
 def test_last_months_copy_changes_nothing_for_the_others(fleet: Fleet) -> None:

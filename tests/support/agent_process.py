@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from support.host import HERE, Host
+from support.launching import Launch, Process, launched
 from support.waiting import PATIENCE_S, wait_for
 from tidewire_agent.lock import read_status
 from tidewire_agent.status import AgentStatus
@@ -60,10 +61,11 @@ class AgentProcess:
         self.host = host
         self.log_path = db.with_suffix(".log")
         self.settings: Sequence[str] = QUICK
-        self._process: subprocess.Popen[bytes] | None = None
+        self.launch_program: Launch = launched
+        self._process: Process | None = None
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         assert self._process is not None, "the agent was not started"
         return self._process
 
@@ -90,12 +92,11 @@ class AgentProcess:
 
     def start(self, *, until: str | None = "live") -> Self:
         """Start it, and wait until it is in a state (None: not at all)."""
-        command = [sys.executable, "-m", "tidewire_agent", "run", "--db", str(self.db), "--device", self.device]
+        command = ["tidewire-agent", "run", "--db", str(self.db), "--device", self.device]
         command += ["--broker", self.broker, *self.settings, *self.options]
         for table in self.tables:
             command += ["--table", table]
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(self.host.command(command), stdout=log, stderr=log)
+        self._process = self.launch_program(command, self.log_path, self.host)
         if until is not None:
             self.wait_state(until)
         return self

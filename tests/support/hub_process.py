@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from support.host import HERE, Host
+from support.launching import Launch, Process, launched
 from support.ports import free_port
 from support.protocol import chosen_protocol
 from support.waiting import PATIENCE_S, wait_for, wait_for_async
@@ -63,10 +64,11 @@ class HubProcess:
         self.log_path = log
         self.host = host
         self.http_port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
+        self.launch_program: Launch = launched
+        self._process: Process | None = None
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> Process:
         assert self._process is not None, "the hub was not started"
         return self._process
 
@@ -76,10 +78,9 @@ class HubProcess:
 
     def launch(self) -> None:
         """Start it and wait for nothing."""
-        command = [sys.executable, "-m", "tidewire_hub", "run", "--data", str(self.data), "--broker", self.broker]
+        command = ["tidewire-hub", "run", "--data", str(self.data), "--broker", self.broker]
         command += ["--http", f"127.0.0.1:{self.http_port}", "--reconnect-delay-max-s", "0.5", *self.options]
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(self.host.command(command), stdout=log, stderr=log)
+        self._process = self.launch_program(command, self.log_path, self.host)
 
     def start(self, *, ready: bool = True) -> Self:
         """Start it, and wait until it is ready, or else until it answers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from support.hub_process import tidewire_hub
@@ -21,12 +21,13 @@ def check_outcome(site: Site, writers: Sequence[Writer]) -> list[dict[str, Any]]
     Each writer wrote on a device of its own, and all devices are at rest.
     """
     log = stored_log(site)
-    check_log(log, len(site.devices))
+    check_log(log, [device.incarnation for device in site.devices])
     site.assert_equal()
     for device in site.devices:
         check_rows(device, writers)
         assert rows_of(device) == folded(log)
-    check_tickets(site, writers)
+    tickets = site.devices[0].query("SELECT device, n FROM tickets")
+    check_tickets(tickets, {device.device: device.dead() for device in site.devices}, writers)
     check_programs(site)
     return log
 
@@ -37,20 +38,29 @@ def stored_log(site: Site) -> list[dict[str, Any]]:
     return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
-def check_log(log: list[dict[str, Any]], devices: int) -> None:
-    """Numbered without a gap; each device's batches once and in order; and so its transactions."""
-    assert [entry["seq"] for entry in log] == list(range(1, len(log) + 1))
+def check_log(log: Sequence[dict[str, Any]], incarnations: Container[str], *, late_tables: Container[str] = ()) -> None:
+    """Numbered without a gap; each incarnation's batches once and in order; and so each device's transactions.
+
+    Of a log that no longer begins at its first entry what is left is checked. `incarnations` are those of the devices;
+    with `late_tables` are those whose tables were attached when apps had written: old rows are offered after new ones.
+    """
+    first = log[0]["seq"]
+    assert [entry["seq"] for entry in log] == list(range(first, first + len(log)))
     assert [entry["epoch"] for entry in log] == sorted(entry["epoch"] for entry in log)
-    chains: dict[tuple[str, str], list[int]] = {}
+    chains: dict[str, list[int]] = {}
     journal: dict[str, list[int]] = {}
     for entry in log:
-        chains.setdefault((entry["device"], entry["incarnation"]), []).append(entry["batch"])
-        noted = [row[1] for run in entry["changes"] if run["table"] == "journal" for row in run["rows"]]
+        assert entry["incarnation"] in incarnations, f"{entry['device']} took a new incarnation"
+        chains.setdefault(entry["incarnation"], []).append(entry["batch"])
+        runs = (run for run in entry["changes"] if run["table"] == "journal")
+        noted = [row[1] for run in runs for row in run["rows"] if row[0] == entry["device"]]
         journal.setdefault(entry["device"], []).extend(sorted(noted))
-        assert all(refused["table"] in ("shared", "tickets") for refused in entry["refused"]), entry["refused"]
-    assert len(chains) == devices, "a kill made no device take a new incarnation"
-    for batches in (*chains.values(), *journal.values()):
-        assert batches == list(range(1, len(batches) + 1))
+        refused = {refused["table"] for refused in entry["refused"]}
+        assert entry["device"] in late_tables or refused <= {"shared", "tickets"}, entry["refused"]
+    in_order = {name: sorted(numbers) if name in late_tables else numbers for name, numbers in journal.items()}
+    for name, numbers in (chains | in_order).items():
+        begin = 1 if first == 1 or not numbers else numbers[0]
+        assert numbers == list(range(begin, begin + len(numbers))), (name, numbers)
 
 
 def check_rows(device: Device, writers: Sequence[Writer]) -> None:
@@ -67,17 +77,21 @@ def check_rows(device: Device, writers: Sequence[Writer]) -> None:
         assert {(key, "left", left), (key, "right", right)} <= written
 
 
-def check_tickets(site: Site, writers: Sequence[Writer]) -> None:
-    """Every ticket is in the table or in the dead letters of its device, once."""
-    found = Counter(site.devices[0].query("SELECT device, n FROM tickets"))
-    for device in site.devices:
-        letters = device.dead()
-        assert {letter["table"] for letter in letters} <= {"shared", "tickets"}
-        for letter in letters:
+def check_tickets(
+    tickets: Sequence[tuple[str, int]],
+    letters: Mapping[str, Sequence[dict[str, Any]]],
+    writers: Sequence[Writer],
+) -> None:
+    """Every ticket (device, n) is in the table or in the dead letters of its device, once."""
+    found = Counter(tickets)
+    for device, theirs in letters.items():
+        assert {letter["table"] for letter in theirs} <= {"shared", "tickets"}, device
+        for letter in theirs:
             if letter["table"] == "tickets":
-                assert (letter["reason"], letter["cells"]["device"]) == ("key_taken", device.device)
-                found[device.device, letter["cells"]["n"]] += 1
-    assert found == Counter((writer.device, n) for writer in writers for n in writer.tickets)
+                assert (letter["reason"], letter["cells"]["device"]) == ("key_taken", device), letter
+                found[device, letter["cells"]["n"]] += 1
+    expected = Counter((writer.device, n) for writer in writers for n in writer.tickets)
+    assert found == expected, (found - expected, expected - found)
 
 
 def check_programs(site: Site) -> None:

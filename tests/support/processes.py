@@ -15,6 +15,7 @@ from support.agent_process import AgentProcess, tidewire_agent
 from support.broker import Mosquitto
 from support.host import HERE, Host
 from support.hub_process import HubProcess, tidewire_hub
+from support.launching import Launch, launched
 from support.networks import Client
 from support.waiting import wait_for
 from tidewire_agent.store.edge_store import EdgeStore
@@ -66,6 +67,17 @@ class Device(AgentProcess):
         # Bytes, as a text may hold what is not UTF-8.
         return sorted(line for line in done.stdout.splitlines() if line.startswith(b"INSERT INTO"))
 
+    @property
+    def known(self) -> bool:
+        """Whether its file has been used by an agent."""
+        return bool(self.query("SELECT 1 FROM sqlite_master WHERE name = 'tidewire_meta'"))
+
+    @property
+    def incarnation(self) -> str:
+        """As its file says."""
+        ((found,),) = self.query("SELECT value FROM tidewire_meta WHERE name = 'incarnation'")
+        return str(found)
+
     def standing(self) -> Standing:
         with closing(connect(self.db, timeout=5)) as reader:
             reader.execute("BEGIN")  # all of it at one moment
@@ -102,12 +114,20 @@ class Site:
         site.assert_equal()
     """
 
-    def __init__(self, folder: Path, *hub_options: str, host: Host = HERE, hub_client: Client | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *hub_options: str,
+        host: Host = HERE,
+        hub_client: Client | None = None,
+        launch_program: Launch = launched,
+    ) -> None:
         self.folder = folder
         self.host = host
         self.hub_client = hub_client
         self.broker = Mosquitto(folder / "broker", host=host)
         self._hub_options = hub_options
+        self._launch_program = launch_program
         self.hub = self._make_hub()
         self.devices: list[Device] = []
 
@@ -141,6 +161,7 @@ class Site:
         options = (*(() if tables else ("--all-tables",)), *options)
         path, host = self.folder / f"{name}.db", client or self.host
         device = Device(path, name, self._url_for(client), *options, tables=tables, host=host)
+        device.launch_program = self._launch_program
         with closing(connect(device.db, isolation_level=None)) as app:
             app.executescript(f"PRAGMA journal_mode = WAL; {schema}")
         self.devices.append(device)
@@ -184,7 +205,9 @@ class Site:
 
     def _make_hub(self) -> HubProcess:
         url, log = self._url_for(self.hub_client), self.folder / "hub.log"
-        return HubProcess(self.folder / "hub", url, *self._hub_options, log=log, host=self.hub_client or self.host)
+        hub = HubProcess(self.folder / "hub", url, *self._hub_options, log=log, host=self.hub_client or self.host)
+        hub.launch_program = self._launch_program
+        return hub
 
     def _url_for(self, client: Client | None) -> str:
         return self.broker.url if client is None else f"mqtt://{client.server_address}:{self.broker.port}"

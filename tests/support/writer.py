@@ -50,10 +50,33 @@ class Writer:
         self.failure: BaseException | None = None
         self._chance = random.Random(f"{seed} {device}")
         self._stop = threading.Event()
+        self._turn = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"writer of {device}")
 
     def start(self) -> None:
         self._thread.start()
+
+    def pause(self) -> None:
+        """Write nothing after the transaction that is under way, until `resume`; what stopped it earlier is raised."""
+        self._turn.acquire()
+        if self.failure is not None:
+            raise self.failure
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._turn.release()
+
+    def end(self) -> None:
+        """End while it rests."""
+        self._stop.set()
+        self._turn.release()
+        self._thread.join()
+
+    def write(self, count: int) -> None:
+        """Write so many transactions here and now, while it does not run or rests."""
+        with closing(sqlite3.connect(self.db, isolation_level=None, timeout=BUSY_TIMEOUT_S)) as app:
+            for _ in range(count):
+                self._transaction(app)
 
     def stop(self) -> None:
         """End after the transaction that is under way; what stopped it earlier is raised."""
@@ -66,7 +89,9 @@ class Writer:
         try:
             with closing(sqlite3.connect(self.db, isolation_level=None, timeout=BUSY_TIMEOUT_S)) as app:
                 while not self._stop.wait(self._chance.random() * PAUSE_MAX_S):
-                    self._transaction(app)
+                    with self._turn:
+                        if not self._stop.is_set():
+                            self._transaction(app)
         except BaseException as error:
             self.failure = error
 

@@ -178,7 +178,7 @@ class Sealer:
             return SealOutcome(batch=None, more=True, lock_s=0.0)
         chunk = self._seeds.next_chunk(now_ms)
         if chunk is None:
-            return SealOutcome(batch=None, more=False, lock_s=0.0)
+            return SealOutcome(batch=None, more=self._changes.left() > 0, lock_s=0.0)
         bytes_max = self._changes.batch_bytes_max
         encoded = encoded_seeds(chunk.synced, self._meta.checkpoint, chunk.rows)
         too_large = None

@@ -128,11 +128,14 @@ class Seeds:
         return self.healing is not None and self.is_original(synced, key)
 
     def next_chunk(self, now_ms: int) -> Chunk | None:
-        """The next rows to offer, None when there is nothing to offer."""
+        """The next rows to offer, None when there is nothing to offer, or changes of the app must be sealed before.
+
+        A row that the app has just written would be offered, and be sealed as its change again.
+        """
         for synced in self._catalogue:
             if synced.attached.state == "offering":
                 with snapshot(self._connection):
-                    return self._read(synced, now_ms)
+                    return None if self._changes_wait() else self._read(synced, now_ms)
         return None
 
     def offered(self, chunk: Chunk) -> None:
@@ -144,6 +147,9 @@ class Seeds:
             registry.update(table_id, state="synced", offered=None, target=None)
         else:
             registry.update(table_id, offered=json.dumps([encode(value) for value in chunk.last_key]))
+
+    def _changes_wait(self) -> bool:
+        return bool(self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_change)").fetchone()[0])
 
     def _read(self, synced: Synced, now_ms: int) -> Chunk:
         attached, table = synced
