@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import resource
 import sys
 import time
+from contextlib import suppress
 from functools import lru_cache
 
+from bench.light_mqtt import LightConnection
 from support.long_log import SHAPE
-from tidewire_link.errors import LinkError
-from tidewire_link.mqtt import MqttLink
-from tidewire_link.port import Connected, Disconnected, Event, Received
-from tidewire_link.settings import LinkSettings, Will
+from tidewire_link.backoff import Backoff
+from tidewire_link.settings import LinkSettings, parse_url
 from tidewire_schemas import codec, topics
 from tidewire_schemas.base import Message
 from tidewire_schemas.digest import message_digest
@@ -29,6 +30,7 @@ from tidewire_schemas.positions import START
 
 STREAM = "main"
 REPLAY_PAGES = 1
+WELCOME_TIMEOUT_S = 5.0
 MESSAGE_BYTES_MAX = 2**24
 
 
@@ -68,7 +70,7 @@ class Crowd:
 class LightDevice:
     """One device."""
 
-    def __init__(self, crowd: Crowd, url: str, name: str) -> None:
+    def __init__(self, crowd: Crowd, name: str) -> None:
         self._crowd = crowd
         self._name = name
         self._incarnation = message_digest(name.encode())
@@ -80,60 +82,86 @@ class LightDevice:
         self._asked = False
         """Whether an answer to a question for replay is still to come."""
         self._rows = 0
-        kinds: tuple[topics.Kind, ...] = ("in", "log")
+        kinds: dict[topics.Kind, str] = {"in": topics.inbox(name, STREAM), "log": topics.log(STREAM)}
         self._parts = {kind: Assembler(MESSAGE_BYTES_MAX) for kind in kinds}
-        will = Will(topic=topics.device_state(name), payload=self._state("offline"), retain=True)
-        self._link = MqttLink(LinkSettings(url=url, client_id=f"{name}-{self._boot[:8]}", will=will))
+        self._kinds = {topic.encode(): kind for kind, topic in kinds.items()}
+        self._connection: LightConnection | None = None
 
-    async def run(self) -> None:
-        """Follow the log until cancelled."""
-        await self._link.open()
-        async for event in self._link:
-            try:
-                await self._take(event)
-            except LinkError:  # the connection ended meanwhile, which the next event says
-                continue
+    async def run(self, host: str, port: int) -> None:
+        """Follow the log until cancelled; connect again at the pace of an agent."""
+        usual = LinkSettings(client_id=self._name)
+        backoff = Backoff(
+            delay_min_s=usual.reconnect_delay_min_s,
+            delay_max_s=usual.reconnect_delay_max_s,
+            stable_after_s=usual.stable_after_s,
+        )
+        clock = asyncio.get_running_loop().time
+        while True:
+            with suppress(OSError):
+                await asyncio.get_running_loop().create_connection(self._connect, host, port)
+                backoff.connected(clock())
+                assert self._connection is not None
+                await self._connection.over
+            self._lost()
+            await asyncio.sleep(backoff.failed(clock(), random.random()))
 
-    async def _take(self, event: Event) -> None:
-        match event:
-            case Connected():
-                await self._link.subscribe(topics.agent_filters(STREAM, self._name))
-                await self._publish_state("handshaking")
-                await self._ask(self._hello())
-            case Received(topic, payload):
-                place = topics.parse(topic)
-                if place is not None and place.kind in ("in", "log"):
-                    await self._hear(place.kind, parse(place.kind, payload))
-            case Disconnected():
-                for parts in self._parts.values():
-                    parts.drop()
-                self._asked = False
-                if self._live:
-                    self._live = False
-                    self._crowd.live(-1)
+    def _connect(self) -> LightConnection:
+        client_id = f"{self._name}-{self._boot[:8]}"
+        self._connection = LightConnection(self, client_id, topics.device_state(self._name), self._state("offline"))
+        return self._connection
 
-    async def _hear(self, kind: topics.Kind, message: Message) -> None:
+    def _lost(self) -> None:
+        for parts in self._parts.values():
+            parts.drop()
+        self._asked = False
+        if self._live:
+            self._live = False
+            self._crowd.live(-1)
+
+    # ── what the connection tells ─────────────────────────────────────────────────────────────────────────────────
+
+    def connected(self) -> None:
+        assert self._connection is not None
+        self._connection.subscribe(topics.agent_filters(STREAM, self._name))
+
+    def subscribed(self) -> None:
+        self._publish_state("handshaking")
+        self._say_hello(self._connection)
+
+    def _say_hello(self, connection: LightConnection | None) -> None:
+        """Until it is answered: the hub may not be there yet."""
+        if connection is self._connection and not self._live:
+            self._asked = False
+            self._ask(self._hello())
+            asyncio.get_running_loop().call_later(WELCOME_TIMEOUT_S, self._say_hello, connection)
+
+    def received(self, topic: bytes, payload: bytes) -> None:
+        kind = self._kinds.get(topic)
+        if kind is not None:  # the head is heard, and says nothing new here
+            self._hear(kind, parse(kind, payload))
+
+    def _hear(self, kind: topics.Kind, message: Message) -> None:
         match message:
             case Part():
                 if (whole := self._parts[kind].feed(message)) is not None:
-                    await self._hear(kind, parse(kind, whole))
+                    self._hear(kind, parse(kind, whole))
             case Welcome():
                 self._log, self._epoch = message.log, message.epoch
                 if self._position == message.head:
-                    await self._now_live()
+                    self._now_live()
                 else:
-                    await self._ask_replay()
+                    self._ask_replay()
             case Replay(page=page, last=last):
                 self._asked = False
                 self._apply(page)
                 if last:
-                    await self._now_live()
+                    self._now_live()
                 else:
-                    await self._ask_replay()
+                    self._ask_replay()
             case Page():
                 self._apply(message)
                 if self._live and message.prev.seq > self._position.seq:
-                    await self._ask_replay()  # one before it did not come
+                    self._ask_replay()  # one before it did not come
 
     def _apply(self, page: Page) -> None:
         if page.prev == self._position:
@@ -142,25 +170,29 @@ class LightDevice:
             self._rows += sum(len(run.rows) for entry in page.entries for run in entry.changes)
             self._crowd.holds(before, self._rows)
 
-    async def _now_live(self) -> None:
+    def _now_live(self) -> None:
         if not self._live:
             self._live = True
-            await self._publish_state("live")
+            self._publish_state("live")
             self._crowd.live(1)
 
-    async def _publish_state(self, state: str) -> None:
-        await self._link.publish(topics.device_state(self._name), self._state(state), retain=True)
+    # ── what it says ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _ask_replay(self) -> None:
+    def _publish_state(self, state: str) -> None:
+        assert self._connection is not None
+        self._connection.publish(topics.device_state(self._name), self._state(state), retain=True)
+
+    def _ask_replay(self) -> None:
         if self._asked:
             return
         self._asked = True
-        await self._ask(
+        self._ask(
             ReplayRequest(incarnation=self._incarnation, boot=self._boot, position=self._position, pages=REPLAY_PAGES)
         )
 
-    async def _ask(self, message: Message) -> None:
-        await self._link.publish(topics.ask(STREAM, self._name), codec.encode(message))
+    def _ask(self, message: Message) -> None:
+        assert self._connection is not None
+        self._connection.publish(topics.ask(STREAM, self._name), codec.encode(message))
 
     def _hello(self) -> Hello:
         return Hello(
@@ -188,8 +220,9 @@ def say(**what: int) -> None:
 async def main(url: str, first: int, count: int) -> None:
     """Be so many devices."""
     crowd = Crowd(count)
-    devices = [LightDevice(crowd, url, f"light-{number}") for number in range(first, first + count)]
-    await asyncio.gather(*(device.run() for device in devices))
+    broker = parse_url(url)
+    devices = [LightDevice(crowd, f"light-{number}") for number in range(first, first + count)]
+    await asyncio.gather(*(device.run(broker.host, broker.port) for device in devices))
 
 
 if __name__ == "__main__":
