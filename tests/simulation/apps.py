@@ -32,12 +32,21 @@ SCHEMA: Final = """
 
 TABLES: Final = ("ledger", "ledger_twin", "users", "tags", "orders", "pairs")
 
+GROWING: Final = ("users", "tags", "orders", "pairs")
+"""Tables to which apps add columns."""
+
+NEW_COLUMNS: Final = {"x1": "x1", "x2": "x2 DEFAULT 7", "x3": "x3"}
+"""The columns that come, and how they are declared."""
+
+RENAMED: Final = ("x1", "x3")
+"""A column that may get another one's name."""
+
 MARK: Final = re.compile(r"w\.[a-z]+\.\d+")
 
 _MARKED: Final = """
     SELECT substr(x, 1, 40) FROM (
         SELECT name AS x FROM users UNION ALL SELECT note FROM tags UNION ALL SELECT v FROM orders
-        UNION ALL SELECT d FROM pairs
+        UNION ALL SELECT d FROM pairs{more}
     )
     WHERE x GLOB ?
 """
@@ -46,34 +55,42 @@ _MARKED: Final = """
 _TEXTS: Final = ("x", "X", "y", "zed", "q", " x", "x ")
 _VALUES: Final = ("1", "1.0", "'1'", "x'31'", "2.5", "9e999", "CAST(x'ff' AS TEXT)", "'é'", "7", "{mark}", "{mark}")
 _STATEMENTS: Final = (
-    "INSERT OR IGNORE INTO users VALUES ({one}, {text}, {mark}, {two})",
-    "INSERT OR REPLACE INTO users VALUES ({one}, {text}, {mark}, {two})",
+    "INSERT OR IGNORE INTO users (id, email, name, n) VALUES ({one}, {text}, {mark}, {two})",
+    "INSERT OR REPLACE INTO users (id, email, name, n) VALUES ({one}, {text}, {mark}, {two})",
     "INSERT OR REPLACE INTO users (email, name, n) VALUES ({text}, {mark}, {two})",
     "UPDATE OR IGNORE users SET email = {text} WHERE id = {one}",
     "UPDATE OR REPLACE users SET id = {two} WHERE id = {one}",
     "UPDATE OR REPLACE users SET email = {text}, id = {two} WHERE id = {one}",
     "UPDATE users SET n = {two} WHERE id >= {one}",
     "UPDATE users SET name = {mark} WHERE id = {two}",
-    "INSERT INTO users VALUES ({one}, {text}, {mark}, 1) ON CONFLICT (id) DO UPDATE SET name = {mark}"
-    " ON CONFLICT (email) DO UPDATE SET n = n + 1",
+    "INSERT INTO users (id, email, name, n) VALUES ({one}, {text}, {mark}, 1)"
+    " ON CONFLICT (id) DO UPDATE SET name = {mark} ON CONFLICT (email) DO UPDATE SET n = n + 1",
     "DELETE FROM users WHERE id = {one}",
-    "DELETE FROM users WHERE id = {one}; INSERT OR IGNORE INTO users VALUES ({one}, 'new{two}', {mark}, 0)",
+    "DELETE FROM users WHERE id = {one}; INSERT OR IGNORE INTO users (id, email, name, n)"
+    " VALUES ({one}, 'new{two}', {mark}, 0)",
     "UPDATE users SET email = 't' || id WHERE id IN ({one}, {two});"
     " UPDATE OR IGNORE users SET email = {text} WHERE id = {two}",
-    "INSERT OR REPLACE INTO tags VALUES ({name}, 'k{one}', {mark})",
-    "INSERT OR REPLACE INTO tags VALUES ({name}, 'k{one}', {text})",
+    "INSERT OR REPLACE INTO tags (name, kind, note) VALUES ({name}, 'k{one}', {mark})",
+    "INSERT OR REPLACE INTO tags (name, kind, note) VALUES ({name}, 'k{one}', {text})",
     "UPDATE OR REPLACE tags SET kind = 'k{two}' WHERE kind = 'k{one}'",
     "UPDATE OR IGNORE tags SET name = upper(name) WHERE kind = 'k{one}'",
     "DELETE FROM tags WHERE kind = 'k{one}'",
-    "INSERT OR IGNORE INTO orders SELECT 'o{two}', id, {value} FROM users WHERE id = {one}",
+    "INSERT OR IGNORE INTO orders (id, user, v) SELECT 'o{two}', id, {value} FROM users WHERE id = {one}",
     "UPDATE orders SET v = {value} WHERE id > 'o{one}'",
     "DELETE FROM orders WHERE id = 'o{two}'",
-    "INSERT OR REPLACE INTO pairs VALUES ({value}, {one}, {value}, {mark})",
+    "INSERT OR REPLACE INTO pairs (a, b, c, d) VALUES ({value}, {one}, {value}, {mark})",
     "UPDATE OR IGNORE pairs SET c = {value} WHERE b = {one}",
     "UPDATE OR REPLACE pairs SET b = {two} WHERE b = {one}",
     "DELETE FROM pairs WHERE b = {one}",
-    "INSERT OR REPLACE INTO orders VALUES ('o{one}', NULL, {mark} || ' ' || hex(zeroblob({large})))",
+    "INSERT OR REPLACE INTO orders (id, user, v) VALUES ('o{one}', NULL, {mark} || ' ' || hex(zeroblob({large})))",
 )
+
+_SOME_ROWS: Final = {
+    "users": "id >= {one}",
+    "tags": "kind = 'k{one}'",
+    "orders": "id > 'o{one}'",
+    "pairs": "b = {one}",
+}
 
 
 class App:
@@ -94,6 +111,8 @@ class App:
         """Ledger ids of its transactions, with their numbers."""
         self.holds = False
         """It has written and not committed yet."""
+        self.columns: frozenset[tuple[str, str]] = frozenset()
+        """Tables and the new columns that they have."""
         self._chance = chance
         self._marks = 0
         self._transactions = 0
@@ -112,6 +131,7 @@ class App:
         self._connection.execute("PRAGMA synchronous = NORMAL")
         self._connection.execute("PRAGMA wal_autocheckpoint = 60")
         self.holds = False
+        self._look_at_columns()
 
     def stop(self) -> None:
         """End, with whatever it had not committed."""
@@ -151,6 +171,54 @@ class App:
         self._settle(self._before)
         return True
 
+    # ── new columns ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def add_column(self, table: str, column: str, *, fill: bool) -> bool:
+        """Give a table one more column, and with `fill` some of its rows a value there. Whether it was done."""
+        if (table, column) in self.columns:
+            return False
+        statements = [f"ALTER TABLE {table} ADD COLUMN {NEW_COLUMNS[column]}"]
+        if fill:
+            statements.append(self._filled(f"UPDATE {table} SET {column} = {{mark}} WHERE {_SOME_ROWS[table]}"))
+        return self._migrate(*statements)
+
+    def rename_column(self, table: str) -> bool:
+        """Give a column the name of another one, which is not there. Whether it was done."""
+        old, new = RENAMED
+        if (table, old) not in self.columns or (table, new) in self.columns:
+            return False
+        return self._migrate(f"ALTER TABLE {table} RENAME COLUMN {old} TO {new}")
+
+    def drop_column(self, table: str, column: str) -> bool:
+        """Drop a column of a table that is not synced now. Whether it was done."""
+        return self._migrate(f"ALTER TABLE {table} DROP COLUMN {column}")
+
+    def _migrate(self, *statements: str) -> bool:
+        if self.holds or self._connection is None:
+            return False
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        before = self.seen()
+        for statement in statements:
+            self._connection.execute(statement)
+        self._connection.execute("COMMIT")
+        self._look_at_columns()
+        self._settle(before)
+        return True
+
+    def _look_at_columns(self) -> None:
+        assert self._connection is not None
+        self.columns = frozenset(
+            (table, column)
+            for table in GROWING
+            for (column,) in self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+            if column in NEW_COLUMNS
+        )
+
+    # ── around its work ───────────────────────────────────────────────────────────────────────────────────────────
+
     def checkpoint(self) -> None:
         """Have SQLite copy the write-ahead log into the database, as it does on its own now and then."""
         if self._connection is not None and not self.holds:
@@ -160,7 +228,8 @@ class App:
     def seen(self) -> set[str]:
         """This app's marks in its tables."""
         assert self._connection is not None
-        rows = self._connection.execute(_MARKED, (f"w.{self.label}.*",))
+        more = "".join(f" UNION ALL SELECT {column} FROM {table}" for table, column in sorted(self.columns))
+        rows = self._connection.execute(_MARKED.format(more=more), (f"w.{self.label}.*",))
         return {mark for (value,) in rows for mark in MARK.findall(value)}
 
     def forget(self, ledger: set[str], marks: set[str]) -> None:
@@ -189,10 +258,16 @@ class App:
                     break  # as an app meets them
 
     def _statement(self) -> str:
+        if self.columns and self._chance.random() < 0.2:
+            table, column = self._chance.choice(sorted(self.columns))
+            return self._filled(f"UPDATE {table} SET {column} = {{value}} WHERE {_SOME_ROWS[table]}")
+        return self._filled(self._chance.choice(_STATEMENTS))
+
+    def _filled(self, statement: str) -> str:
         chance = self._chance
         self._marks += 1
         mark = f"'w.{self.label}.{self._marks}'"
-        return chance.choice(_STATEMENTS).format(
+        return statement.format(
             one=chance.randrange(10),
             two=chance.randrange(10),
             text=chance.choice([*(f"'{text}'" for text in _TEXTS), "NULL"]),

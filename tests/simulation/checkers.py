@@ -274,6 +274,7 @@ _QUIET: Final = """
            WHERE batch > coalesce((SELECT value FROM tidewire_meta WHERE name = 'released'), 0)
        )
        AND NOT EXISTS (SELECT 1 FROM tidewire_table WHERE state <> 'synced' OR cursor_seq IS NOT NULL)
+       AND NOT EXISTS (SELECT 1 FROM tidewire_loading WHERE stage <> 'ended')
 """
 
 

@@ -366,5 +366,18 @@ async def table_taken_anew(world: World) -> bool:
     return await world.attach_anew(_any_table(world), world.any_device())
 
 
+@fault(1.5)
+async def column_comes(world: World) -> bool:
+    """An app adds a column to a table, on this device alone, or gives one another name."""
+    return world.change_columns(world.any_device())
+
+
+@fault(1)
+async def column_dropped(world: World) -> bool:
+    """An app drops a column that it has added, while its table is detached."""
+    device = world.any_running()
+    return device is not None and await world.drop_column(device)
+
+
 def _any_table(world: World) -> str:
     return world.chance.choice(("users", "tags", "orders", "pairs"))

@@ -19,10 +19,12 @@ from tidewire_schemas.values import RawText, decode_row
 _SCHEMA: Final = """
     CREATE TABLE ledger (id TEXT PRIMARY KEY, app TEXT, number INTEGER);
     CREATE TABLE ledger_twin (id TEXT PRIMARY KEY) WITHOUT ROWID;
-    CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT COLLATE NOCASE, name TEXT, n INTEGER);
-    CREATE TABLE tags (name TEXT COLLATE NOCASE, kind TEXT, note TEXT, PRIMARY KEY (name, kind)) WITHOUT ROWID;
-    CREATE TABLE orders (id TEXT PRIMARY KEY, user INTEGER, v);
-    CREATE TABLE pairs (a, b, c, d, PRIMARY KEY (b, a));
+    CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT COLLATE NOCASE, name TEXT, n INTEGER, x1, x2, x3);
+    CREATE TABLE tags (
+        name TEXT COLLATE NOCASE, kind TEXT, note TEXT, x1, x2, x3, PRIMARY KEY (name, kind)
+    ) WITHOUT ROWID;
+    CREATE TABLE orders (id TEXT PRIMARY KEY, user INTEGER, v, x1, x2, x3);
+    CREATE TABLE pairs (a, b, c, d, x1, x2, x3, PRIMARY KEY (b, a));
 """
 
 _TORN: Final = """
@@ -94,6 +96,10 @@ class Oracle:
             self.take(entry)
         return left
 
+    def column(self, table: str, column: str) -> list[tuple[Any, ...]]:
+        """A new column of a table at the head, with the key of each row."""
+        return column_of(self._database, table, column)
+
     def rows(self, table: str, seq: int) -> list[tuple[Any, ...]]:
         """A table's rows after an entry, for people."""
         then = Oracle()
@@ -136,6 +142,12 @@ def contents(database: sqlite3.Connection, tables: Sequence[str]) -> Content:
 def rows_of(database: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
     """A table's rows with each value's storage class, in any order. `text_factory` must be bytes."""
     return database.execute(_ROWS[table]).fetchall()
+
+
+def column_of(database: sqlite3.Connection, table: str, column: str) -> list[tuple[Any, ...]]:
+    """One column besides those that a table had from the beginning, with all of these. As `rows_of`."""
+    select = ", ".join(f"typeof({name}), {name}" for name in (*_COLUMNS[table], column))
+    return sorted(database.execute(f"SELECT {select} FROM {table}").fetchall(), key=repr)
 
 
 _COLUMNS: Final = {

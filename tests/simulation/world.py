@@ -11,12 +11,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from simulation.apps import GROWING, NEW_COLUMNS
 from simulation.checkers import Guarantee, LogChecker, Violation, is_quiet
 from simulation.device import Device
 from simulation.disk import Disk
 from simulation.faults import FAULTS, Fault
 from simulation.hub import Hub
 from simulation.network import Network, Weather
+from simulation.oracle import column_of
 from simulation.virtual_time import PROCESSES, VirtualLoop
 from tidewire_agent.session.states import State
 from tidewire_agent.store.edge_store import EdgeStore
@@ -88,6 +90,8 @@ class World:
         self._stopping = False
         far_behind = any(fault.name == "device_far_behind" for fault in plan.chosen())
         self.short_log = far_behind and self.chance.random() < SHORT_LOG_SHARE
+        self.columns: set[tuple[str, str]] = set()
+        """Tables and columns that any app has added."""
         self.hub = Hub(self, "hub", folder / "hub", self.log)
         self._old_hubs: list[Hub] = []
 
@@ -151,11 +155,22 @@ class World:
             await asyncio.sleep(0.5)
             self._check()
             await self._help_halted()
-            if self._rests():
+            if self._migrate_all() and self._rests():
                 break
         else:
             raise Violation(Guarantee.REST, "; ".join(self._unrest()))
         self._account()
+
+    def _migrate_all(self) -> bool:
+        """In the end all apps have made the same changes to their tables. Whether they had."""
+        done = True
+        for device in self.devices:
+            for table, column in sorted(self.columns - device.app.columns):
+                done = False
+                if device.attached and device.app.add_column(table, column, fill=False):
+                    self.note("add", device.label, table, column)
+                    device.tell()
+        return done
 
     # ── what faults ask of it ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -276,7 +291,7 @@ class World:
 
     def clone(self, device: Device) -> bool:
         """A second machine begins with a copy of a device's card."""
-        if len(self.devices) >= DEVICES_MAX:
+        if len(self.devices) >= DEVICES_MAX or device.app.columns:
             return False
         twin = Device(self, device.name, _label(len(self.devices)), self._folder, self.log.oracle)
         twin.adopt(device, device.copy())
@@ -286,14 +301,39 @@ class World:
         self.later(self.chance.uniform(0, 2), lambda: self._start(twin))
         return True
 
-    async def attach_anew(self, table: str, device: Device) -> bool:
+    def change_columns(self, device: Device) -> bool:
+        """An app adds a column to one of its tables, or gives one another name."""
+        table, column = self.chance.choice(GROWING), self.chance.choice(sorted(NEW_COLUMNS))
+        app = device.app
+        copied = sum(other.name == device.name for other in self.devices) > 1
+        if not device.attached or app.holds or copied:  # of two copies, each would take the other's new column away
+            return False
+        if not app.add_column(table, column, fill=self.chance.random() < 0.5) and not app.rename_column(table):
+            return False
+        self.columns |= app.columns
+        self.note("columns", device.label, table, sorted(app.columns))
+        if self.chance.random() < 0.8:
+            device.tell()
+        return True
+
+    async def drop_column(self, device: Device) -> bool:
+        """An app drops a column, while its table is detached; where it has none, one that it has just added."""
+        if not device.app.columns and self.change_columns(device):
+            await asyncio.sleep(self.chance.random())
+        if not device.app.columns:
+            return False
+        table, column = self.chance.choice(sorted(device.app.columns))
+        return await self.attach_anew(table, device, between=lambda: device.app.drop_column(table, column))
+
+    async def attach_anew(self, table: str, device: Device, *, between: Callable[[], bool] = lambda: True) -> bool:
         """Detach a table and attach it again, with the agent stopped."""
         if device.app.holds or not device.running or not device.attached:
             return False
         await device.stop()
         store = EdgeStore.open(device.path, device=None)
         try:
-            done = store.detach_table(table) and all(report.attached for report in store.attach([table]))
+            done = store.detach_table(table) and between()
+            done = all(report.attached for report in store.attach([table])) and done
             store.harden()  # a power cut that undoes only the second half would leave the table to a person
         finally:
             store.close()
@@ -404,7 +444,17 @@ class World:
                 if (found.rows, found.digest) != by_hub.get(found.table, (0, "0" * 32)):
                     text = f"{device.label} and the hub differ in {found.table} at {position}"
                     raise Violation(Guarantee.DIVERGED, text)
+            if stream.whole_since == 0:  # else the log says of columns what does not count any more
+                self._compare_columns(device)
             self._find_writes(device)
+
+    def _compare_columns(self, device: Device) -> None:
+        """Columns that came; of one with a default the log says nothing where a row was there before."""
+        for table, column in sorted(self.columns):
+            found, wanted = column_of(device.observer, table, column), self.log.oracle.column(table, column)
+            if NEW_COLUMNS[column] == column and found != wanted:
+                only = f"only here {set(found) - set(wanted)}, only in the log {set(wanted) - set(found)}"
+                raise Violation(Guarantee.DIVERGED, f"{column} of {table} at {device.label}: {only}")
 
     def _find_writes(self, device: Device) -> None:
         app = device.app
