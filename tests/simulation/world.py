@@ -85,6 +85,8 @@ class World:
         self.history: deque[str] = deque(maxlen=HISTORY_LINES)
         self.violation: Violation | None = None
         self._folder = folder
+        self._place = str(folder)
+        """Messages about files say where these are: that is no part of the history."""
         self._loop = loop
         self._hash = blake2b(digest_size=16)
         self._stopping = False
@@ -344,7 +346,7 @@ class World:
 
     def note(self, *what: object) -> None:
         """Something happened: it belongs to the history."""
-        line = f"{self._loop.time():.6f} " + " ".join(map(str, what))
+        line = f"{self._loop.time():.6f} {' '.join(map(str, what))}".replace(self._place, "")
         self._hash.update(line.encode() + b"\n")
         self.history.append(line)
         self.counts["events"] += 1
@@ -386,7 +388,7 @@ class World:
         self.struck[fault] += 1
 
     def _published(self, client: str, topic: str, payload: bytes) -> None:
-        self.note("at broker", client, topic, blake2b(payload, digest_size=6).hexdigest())
+        self.note("at broker", client, topic, self._fingerprint(payload))
         place = topics.parse(topic)
         if place is not None and place.kind == "in" and place.device is not None and b'"type":"ack"' in payload:
             message = codec.parse("in", payload, bytes_max=len(payload))
@@ -395,7 +397,11 @@ class World:
                 self.guard(lambda: self.log.acked(message, device))
 
     def _delivered(self, client: str, topic: str, payload: bytes) -> None:
-        self.note("delivered", client, topic, blake2b(payload, digest_size=6).hexdigest())
+        self.note("delivered", client, topic, self._fingerprint(payload))
+
+    def _fingerprint(self, payload: bytes) -> str:
+        """Of a message; wherever the world's files are, it is the same."""
+        return blake2b(payload.replace(self._place.encode(), b""), digest_size=6).hexdigest()
 
     # ── what is checked ───────────────────────────────────────────────────────────────────────────────────────────
 
