@@ -152,14 +152,21 @@ class Site:
         self.broker.__exit__(kind, error, trace)
 
     def device(
-        self, name: str, schema: str = "", *options: str, tables: Sequence[str] = (), client: Client | None = None
+        self,
+        name: str,
+        schema: str = "",
+        *options: str,
+        tables: Sequence[str] = (),
+        client: Client | None = None,
+        folder: Path | None = None,
     ) -> Device:
         """A device that is not started yet: its app made the database in WAL mode. All tables unless some are named.
 
-        It runs where broker and hub do, or as a `client` in their network.
+        It runs where broker and hub do, or as a `client` in their network; its file lies in the site's folder, or in
+        another one.
         """
         options = (*(() if tables else ("--all-tables",)), *options)
-        path, host = self.folder / f"{name}.db", client or self.host
+        path, host = (folder or self.folder) / f"{name}.db", client or self.host
         device = Device(path, name, self._url_for(client), *options, tables=tables, host=host)
         device.launch_program = self._launch_program
         with closing(connect(device.db, isolation_level=None)) as app:

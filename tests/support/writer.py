@@ -38,6 +38,7 @@ class Writer:
         own: its rows of `own`, slot → (n, note).
         shared: every (key, column, word) it ever wrote to `shared`.
         tickets: the n of each row it inserted into `tickets`.
+        refused: how many transactions found the disk full.
     """
 
     def __init__(self, db: Path, device: str, seed: int) -> None:
@@ -47,6 +48,7 @@ class Writer:
         self.own: dict[int, tuple[int, str]] = {}
         self.shared: set[tuple[str, str, str]] = set()
         self.tickets: list[int] = []
+        self.refused = 0
         self.failure: BaseException | None = None
         self._chance = random.Random(f"{seed} {device}")
         self._stop = threading.Event()
@@ -91,9 +93,19 @@ class Writer:
                 while not self._stop.wait(self._chance.random() * PAUSE_MAX_S):
                     with self._turn:
                         if not self._stop.is_set():
-                            self._transaction(app)
+                            self._try_transaction(app)
         except BaseException as error:
             self.failure = error
+
+    def _try_transaction(self, app: sqlite3.Connection) -> None:
+        try:
+            self._transaction(app)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            self.refused += 1
+            if app.in_transaction:
+                app.execute("ROLLBACK")
 
     def _transaction(self, app: sqlite3.Connection) -> None:
         n = self.committed + 1
