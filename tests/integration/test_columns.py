@@ -391,3 +391,35 @@ def test_columns_that_exchange_their_names_are_told_to_all(fleet: Fleet) -> None
     fleet.sync()
     fleet.assert_equal()
     assert b.rows("SELECT p, q FROM items") == [("q", "p")]
+
+
+@pytest.mark.parametrize(
+    "change", ["ALTER TABLE items ADD COLUMN note TEXT", "ALTER TABLE items RENAME COLUMN z TO note"]
+)
+@pytest.mark.parametrize("pieces", range(1, 6))
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_column_that_comes_while_a_snapshot_is_loaded_takes_its_values_from_another(
+    fleet: Fleet, change: str, pieces: int, restarts: bool
+) -> None:
+    """Guarantee 7."""
+    a, b = fleet.edge("a", ITEMS), fleet.edge("b", ITEMS)
+    a.sql("INSERT INTO items VALUES ('i1', 'z1', 1), ('i2', 'z2', 2), ('i3', 'z3', 3), ('i4', 'z4', 4)")
+    fleet.sync()
+    a.sql("ALTER TABLE items ADD COLUMN note TEXT; UPDATE items SET note = 'of a ' || id")
+    fleet.push(a)
+    fleet.hello(b)
+    snapshot = FleetSnapshot(fleet, rows_per_chunk=2)
+    b.store.load_begin(snapshot.manifest(b), whole=True)
+    loading = snapshot.pieces(b)
+    for _ in range(pieces):
+        next(loading, None)
+    b.sql(change)
+    if restarts:
+        reopened(b)
+    fleet.hello(b)
+    for _ in loading:
+        pass
+    fleet.sync()
+    assert b.rows("SELECT id, note FROM items ORDER BY id") == [(f"i{n}", f"of a i{n}") for n in range(1, 5)]
+    if "ADD" in change:
+        fleet.assert_equal()

@@ -8,7 +8,10 @@ Guarantee 7, at the end of every seed. A failure names its seed, and the seed re
 from __future__ import annotations
 
 import random
+import secrets
 import sqlite3
+import time
+from itertools import accumulate, repeat
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,15 @@ SHELF = "CREATE TABLE shelf (id TEXT PRIMARY KEY, z TEXT, n INTEGER)"
 """A table whose columns change: at first it has z, at the end zz."""
 
 SETTINGS = StoreSettings(seed_chunk_bytes=1024, kept_batches_max=3)
+
+
+@pytest.fixture(autouse=True)
+def as_ever(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the product draws and measures is the seed's, too: names of incarnations, and how long work takes."""
+    draws, delays = random.Random(f"draws {request.node.name}"), random.Random(f"delays {request.node.name}")
+    clock = accumulate(delays.random() ** 4 / 20 for _ in repeat(None))
+    monkeypatch.setattr(secrets, "token_hex", lambda count=32: draws.randbytes(count).hex())
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
 
 
 class RandomWork:
@@ -143,7 +155,7 @@ class RandomWork:
             return
         if has - to:
             edge.store.detach_table("shelf")
-            for name in has - to:
+            for name in sorted(has - to):
                 edge.sql(f"ALTER TABLE shelf DROP COLUMN {name}")
             edge.attach("shelf")
             self._fleet.hello(edge)
@@ -301,3 +313,9 @@ def test_random_work_with_snapshots_and_a_hub_that_loses_its_end_ends_equal(tmp_
 @pytest.mark.parametrize("seed", range(8))
 def test_random_work_while_columns_come_and_go_ends_equal(tmp_path: Path, seed: int) -> None:
     RandomWork(tmp_path, seed).run(steps=90, columns=True, snapshots=seed % 2 == 1)
+
+
+@pytest.mark.parametrize("seed", [110, 262])
+def test_random_work_with_snapshots_while_columns_come_and_go_ends_equal(tmp_path: Path, seed: int) -> None:
+    """110: a snapshot of which no table is wanted; 262: a column that came while one was loaded. Each failed once."""
+    RandomWork(tmp_path, seed).run(steps=90, columns=True, snapshots=True)

@@ -388,3 +388,25 @@ def test_a_table_attached_while_a_snapshot_is_loaded_comes_after_it(fleet: Fleet
     assert b.store.replay_from.seq == 0
     fleet.sync()
     fleet.assert_equal()
+
+
+def test_a_table_that_is_detached_while_it_is_loaded_and_attached_again_waits_for_another_snapshot(
+    fleet: Fleet,
+) -> None:
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    a.sql(f"INSERT INTO notes (id) VALUES {', '.join(f'({number})' for number in range(20))}")
+    fleet.sync()
+    for _ in range(2):
+        b.store.detach_table("notes")
+        b.attach("notes")
+        fleet.hello(b)
+        b.store.load_wait()
+        loading = b.store.loading
+        assert loading is not None
+        assert loading.snapshot is None
+        b.store.load_begin(FleetSnapshot(fleet).manifest(b), whole=False)
+    b.store.detach_table("notes")
+    b.store.load_begin(FleetSnapshot(fleet).manifest(b), whole=False)  # it was asked for before
+    b.attach("notes")
+    fleet.sync()
+    fleet.assert_equal()

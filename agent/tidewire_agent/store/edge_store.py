@@ -86,8 +86,7 @@ class EdgeStore:
                     switch(connection, False)
                 prepare(connection, device)
                 parts = StoreParts(connection, path, settings, switch)
-                parts.catalogue.refresh()
-                parts.tables.await_columns()
+                parts.tables.follow_schema()
             except BaseException:
                 connection.close()
                 raise

@@ -135,7 +135,16 @@ class Loads:
     # ── what changes it ───────────────────────────────────────────────────────────────────────────────────────────
 
     def wait(self, tables: Mapping[int, int]) -> None:
-        """These tables take a snapshot that holds the entry given for each, before they follow the log again."""
+        """These tables take a snapshot that holds the entry given for each, before they follow the log again.
+
+        The one that is being loaded, if any, is forgotten where all its tables were detached meanwhile.
+        """
+        if self.snapshot and not self.whole and all(load.stage == "waiting" for load in self.under_way):
+            self._no_snapshot()
+        self.wait_on(tables)
+
+    def wait_on(self, tables: Mapping[int, int]) -> None:
+        """The same while a snapshot is loaded that does not hold the entries given."""
         for table_id, least in tables.items():
             self._add(table_id, whole=False, position=Position(0, least), stage="waiting", first=0, chunks=0)
         self.reload()

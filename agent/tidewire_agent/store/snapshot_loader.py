@@ -149,14 +149,14 @@ class SnapshotLoader:
         ]
         later = {} if whole else self._loads.waiting_for_more(manifest.position)
         wanted = [synced for synced in wanted if synced.attached.id not in later]
-        if later and not wanted:
+        if not whole and not wanted:  # all wait for a later one, or are detached by now
             return
         parts = {fold(part.table): part for part in manifest.tables}
         with self._transaction():
             self._loads.begin(manifest.snapshot, manifest.position, whole=whole, included=included)
             if whole:
                 self._refusals.remember(manifest, included)
-            self._loads.wait(later)
+            self._loads.wait_on(later)
             for synced in wanted:
                 self._parked.drop_table(synced.attached.id)
                 # Also should this load come to no end: batches that it includes say nothing of the rows here any more.

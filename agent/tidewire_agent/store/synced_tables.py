@@ -61,13 +61,17 @@ class SyncedTables:
     def refresh(self) -> None:
         """Follow a change of the schema, if there was one."""
         if self._catalogue.is_stale():
-            self._catalogue.refresh()
-            self._loads.reload()
-            self._pending.forget()
-            self._parked.recount()  # of a table that another process has detached nothing is left
-            self.await_columns()
+            self.follow_schema()
 
-    def await_columns(self) -> None:
+    def follow_schema(self) -> None:
+        """Look at the schema: it may have changed while nobody looked."""
+        self._catalogue.refresh()
+        self._loads.reload()  # no table goes on with a load whose columns are others now
+        self._pending.forget()
+        self._parked.recount()  # of a table that another process has detached nothing is left
+        self._await_columns()
+
+    def _await_columns(self) -> None:
         """Tables to which columns have come that others had before take their rows anew."""
         awaited = self._catalogue.elsewhere.awaited()
         waiting = {
