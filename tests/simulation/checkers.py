@@ -177,6 +177,13 @@ class EdgeChecker:
         self._label = label
         self._oracle = oracle
         self._checkpoint = START
+        self.adopted: frozenset[bytes] = frozenset()
+        """Transactions of which it held one half when it adopted another log: that came row by row, and broke off."""
+
+    def adopt(self, file: sqlite3.Connection) -> None:
+        """It follows another log from now on, with the rows that it has."""
+        self.adopted |= torn(file)
+        self.begin_anew()
 
     def begin_anew(self) -> None:
         """The file is another one now: its checkpoint may be an older one."""
@@ -209,7 +216,7 @@ class EdgeChecker:
         return is_quiet(file) and self._oracle.newest.get(self._name, 0) <= self._checkpoint.seq
 
     def _look_at_transactions(self, file: sqlite3.Connection, apps: set[str]) -> None:
-        halves = torn(file) - self._oracle.torn[self._checkpoint.seq]
+        halves = torn(file) - self._oracle.torn[self._checkpoint.seq] - self.adopted
         if halves:
             self._broken(Guarantee.TORN, f"holds half of {sorted(name.decode() for name in halves)}")
         here = {app.decode(): count for app, count in file.execute("SELECT app, count(*) FROM ledger GROUP BY app")}

@@ -165,7 +165,7 @@ class Device:
             store.harden()
         finally:
             store.close()
-        self._checker.begin_anew()
+        self._checker.adopt(self.observer)
         ledger = {entry.decode() for (entry,) in self.observer.execute("SELECT id FROM ledger")}
         self.app.forget(ledger, self.app.seen())
 
@@ -177,6 +177,7 @@ class Device:
         """Begin with a copy of another machine's card."""
         self._world.disk.write(self.path, files)
         self.writers |= other.writers
+        self._checker.adopted = other._checker.adopted
         self.lied_to = other.lied_to = True
 
     def tell(self) -> None:
