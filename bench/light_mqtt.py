@@ -61,6 +61,11 @@ class LightConnection(asyncio.Protocol):
         first = _PUBLISH | _QOS_1 | (_RETAIN if retain else 0)
         self._send(_packet(first, _field(topic.encode()) + self._next_number() + payload))
 
+    def close(self) -> None:
+        """End it without a goodbye."""
+        if self._transport is not None:
+            self._transport.abort()
+
     # ── asyncio's side ────────────────────────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
