@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 # What the tests run besides Python, as command=package.
 TEST_PACKAGES := mosquitto=mosquitto mosquitto_pub=mosquitto-clients sqlite3=sqlite3 openssl=openssl \
-	ip=iproute2 iptables=iptables mount=mount
+	ip=iproute2 iptables=iptables mount=mount mkfs.ext4=e2fsprogs
 
 BENCH_PACKAGES := mosquitto=mosquitto
 

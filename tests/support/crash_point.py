@@ -25,7 +25,8 @@ class CrashPoint(NamedTuple):
     function: str
     """module:function or module:Class.method."""
     moment: str
-    """`before` or `after` a call of it, or before or after an SQL statement that begins so, inside a call of it."""
+    """`before` or `after` a call of it, or before or after an SQL statement that begins so, inside a call of it; or
+    `instead of` every call: then nobody dies, and nothing is done."""
     nth: int = 1
     """The how manieth such moment it is."""
 
@@ -48,7 +49,9 @@ class CrashPoint(NamedTuple):
         owner, name, function = self.find()
         countdown = _Countdown(self)
         when, _, statement = self.moment.partition(" ")
-        if statement:
+        if self.moment == "instead of":
+            wrapped = _nothing
+        elif statement:
             connection = _connection_class(countdown, when, statement)
             connect: Callable[..., sqlite3.Connection] = functools.partial(sqlite3.connect, factory=connection)
             sqlite3.connect = connect  # type: ignore[assignment]  # all that programs use of it
@@ -74,6 +77,10 @@ class _Countdown:
             if self._left == 0:
                 os.write(2, self._text.encode())
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> None:
+    pass
 
 
 def _wrapper(function: Callable[..., Any], countdown: _Countdown, when: str) -> Callable[..., Any]:
