@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from support.fleet import Edge, Fleet
+from support.snapshots import FleetSnapshot
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.settings import StoreSettings
 from tidewire_hub.stream import Commit
@@ -193,6 +194,38 @@ def test_what_a_copy_is_refused_takes_no_row_away_that_is_offered(fleet: Fleet) 
     heal(fleet, b, copy)
     for edge in (b, copy):
         assert edge.rows("SELECT id FROM notes ORDER BY id") == [("doomed",), ("kept",)]
+
+
+def test_a_snapshot_of_what_the_hub_lost_that_was_half_loaded_leaves_nothing_behind(fleet: Fleet) -> None:
+    """Guarantees 2 and 7: who applied the lost entries gives them back, whoever else had begun to load them."""
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO notes VALUES ('a1', 1, 1), ('a2', 1, 1), ('new', 1, 1); DELETE FROM notes WHERE id = 'doomed'")
+    fleet.push(a)
+    b.sql("UPDATE notes SET more = 'of b' WHERE id = 'kept'")
+    fleet.push(b)
+    fleet.pull(a)
+    lost = FleetSnapshot(fleet, rows_per_chunk=1)
+    b.store.load_begin(lost.manifest(b), whole=True)
+    pieces = lost.pieces(b)
+    for _ in range(3):
+        next(pieces)
+    half = b.rows("SELECT count(*) FROM notes WHERE id IN ('a1', 'a2', 'new')")
+    fleet.lose_tail(backed_up)
+    b.sql("UPDATE notes SET body = 'meanwhile' WHERE id = 'kept'")
+    b.store.load_forget()
+    fleet.hello(b)
+    FleetSnapshot(fleet).take(b)
+    assert half != [(0,)]
+    assert b.rows("SELECT id FROM notes ORDER BY id") == [("doomed",), ("kept",)]
+    heal(fleet, b, a)
+    assert b.rows("SELECT * FROM notes ORDER BY id") == [
+        ("a1", 1, 1),
+        ("a2", 1, 1),
+        ("kept", "meanwhile", "of b"),
+        ("new", 1, 1),
+    ]
+    assert a.dead() + b.dead() == []
 
 
 @pytest.mark.parametrize("attached", ["before", "meanwhile"])

@@ -121,8 +121,12 @@ class Oracle:
             if run.op == "delete":
                 self._database.execute(f"DELETE FROM {run.table} WHERE {where}", values)
             elif here:
-                cells = ", ".join(f"{name} = {mark}" for name, mark in zip(run.columns, marks, strict=True))
-                self._database.execute(f"UPDATE {run.table} SET {cells} WHERE {where}", [*values, *values[: run.key]])
+                first = run.key if run.op == "set" else 0  # there the key only says which row: its spelling stays
+                pairs = list(zip(run.columns, marks, strict=True))[first:]
+                cells = ", ".join(f"{name} = {mark}" for name, mark in pairs)
+                self._database.execute(
+                    f"UPDATE {run.table} SET {cells} WHERE {where}", [*values[first:], *values[: run.key]]
+                )
             elif run.op != "set":
                 self._database.execute(
                     f"INSERT INTO {run.table} ({', '.join(run.columns)}) VALUES ({', '.join(marks)})", values

@@ -12,6 +12,7 @@ from pydantic_core import from_json, to_json
 
 from simulation.checkers import Guarantee
 from simulation.lifetime import simulate
+from simulation.oracle import Oracle
 from simulation.world import Plan
 from tidewire_agent.session.downlink import Downlink
 from tidewire_agent.session.uplink import Uplink
@@ -27,8 +28,8 @@ from tidewire_hub.log.port import StoredEntry
 from tidewire_hub.log.sqlite import SqliteLog
 from tidewire_hub.sequencer import Sequencer
 from tidewire_hub.state.store import State
-from tidewire_schemas.messages import Entry, Page
-from tidewire_schemas.positions import Epoch, Position, Seq
+from tidewire_schemas.messages import Entry, Page, Run
+from tidewire_schemas.positions import START, Epoch, Position, Seq
 
 Break = Callable[[pytest.MonkeyPatch], None]
 
@@ -190,6 +191,28 @@ def violated(plan: Plan, folder: Path) -> Guarantee | None:
     folder.mkdir()
     violation = simulate(plan, folder).violation
     return None if violation is None else violation.guarantee
+
+
+def test_the_oracle_leaves_the_spelling_of_a_key_alone_where_some_columns_are_set() -> None:
+    """As hub and devices do: `x` and `X` are one key there."""
+    oracle = Oracle()
+    for seq, op, row in ((1, "put", ["X", "k", "old"]), (2, "set", ["x", "k", "new"])):
+        columns = ("name", "kind", "note")
+        run = Run(op="put" if op == "put" else "set", table="tags", base=START, key=2, columns=columns, rows=[row])
+        oracle.take(
+            Entry(
+                seq=seq,
+                epoch=1,
+                device="a",
+                incarnation="a" * 32,
+                batch=seq,
+                digest="b" * 32,
+                at=0,
+                refused=[],
+                changes=[run],
+            )
+        )
+    assert oracle.rows("tags", 2) == [(b"text", b"X", b"text", b"k", b"text", b"new")]
 
 
 def test_every_guarantee_has_a_broken_product_that_shows_it() -> None:
