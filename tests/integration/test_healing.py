@@ -16,6 +16,8 @@ TABLES = """
     CREATE TABLE notes (id TEXT PRIMARY KEY, body, more);
     CREATE TABLE orders (id INTEGER PRIMARY KEY, total, note UNIQUE);
 """
+ALL_AT_ONCE = StoreSettings(lock_hold_ms_max=10_000)
+"""On a machine however slow a page is applied in one piece."""
 FORGETFUL = StoreSettings(kept_batches_max=0)
 
 
@@ -98,7 +100,7 @@ def test_nothing_is_deleted_because_the_log_lacks_it(fleet: Fleet) -> None:
 
 
 def test_what_was_never_sent_goes_on_top(fleet: Fleet) -> None:
-    a, b = fleet_of(fleet)
+    a, b = fleet_of(fleet, ALL_AT_ONCE)
     backed_up = fleet.stream.head.seq
     b.sql("INSERT INTO orders VALUES (2, 2, 'two'); UPDATE notes SET body = 'b' WHERE id = 'kept'")
     fleet.sync()
