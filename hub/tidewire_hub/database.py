@@ -53,6 +53,13 @@ class StorageDamaged(DatabaseError):
     hint = "restore it from a backup"
 
 
+class LogDamaged(StorageDamaged):
+    """An entry of the log is not as it was written: it is neither sent nor counted."""
+
+    code = "log_damaged"
+    hint = "check the disk, and restore the log from a backup: devices give back what it lacks"
+
+
 _BY_CODE: Final[dict[int, type[DatabaseError]]] = {
     sqlite3.SQLITE_FULL: StorageFull,
     sqlite3.SQLITE_IOERR: StorageFailed,

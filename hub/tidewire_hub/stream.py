@@ -22,7 +22,7 @@ from pydantic_core import from_json
 
 from tidewire_hub.catalogue import Catalogue
 from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDigest
-from tidewire_hub.database import StorageDamaged, storage_errors
+from tidewire_hub.database import LogDamaged, StorageDamaged, storage_errors
 from tidewire_hub.declare import Declaration
 from tidewire_hub.declared import DAY_MS, Declared
 from tidewire_hub.log.port import HEARD_EPOCH_MAX, HubLog, StoredEntry
@@ -138,7 +138,7 @@ class Stream:
         try:
             return cls._opened(log, state_path, settings, spares)
         except StorageDamaged as error:
-            if state_path is None or not state_path.exists() or isinstance(error, StateLost):
+            if state_path is None or not state_path.exists() or isinstance(error, StateLost | LogDamaged):
                 raise
             logger.warning("%s is damaged and made anew: %s", state_path, error)
             remove_state(state_path)

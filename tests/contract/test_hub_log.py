@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tidewire_hub.database import StorageDamaged, StorageFailed
+from tidewire_hub.database import LogDamaged, StorageDamaged, StorageFailed
 from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.log.port import EntriesTrimmed, HubLog, LogOutOfStep, StaleLeader, StoredEntry
 from tidewire_hub.log.sqlite import SqliteLog
@@ -221,11 +221,43 @@ def test_what_was_trimmed_is_remembered_when_the_file_is_opened_again(tmp_path: 
 def test_a_file_of_the_first_format_is_brought_to_the_present_one(tmp_path: Path) -> None:
     SqliteLog.open(tmp_path / "log.db").close()
     with closing(sqlite3.connect(tmp_path / "log.db")) as old:
-        old.executescript("DROP TABLE trimmed; PRAGMA user_version = 1")
+        old.executescript("ALTER TABLE entry DROP COLUMN crc; DROP TABLE trimmed; PRAGMA user_version = 1")
     log = SqliteLog.open(tmp_path / "log.db")
     log.acquire(Epoch(1))
     log.append(Epoch(1), Seq(0), entries(1, 1, 3))
     assert (trim(log, 3), log.position_at(Seq(1))) == (2, Position(1, 1))
+    log.close()
+
+
+def test_entries_of_a_format_without_checksums_are_read_as_they_are(tmp_path: Path) -> None:
+    log = SqliteLog.open(tmp_path / "log.db")
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), entries(1, 1, 2))
+    log.close()
+    with closing(sqlite3.connect(tmp_path / "log.db")) as old:
+        old.executescript("ALTER TABLE entry DROP COLUMN crc; PRAGMA user_version = 2")
+    log = SqliteLog.open(tmp_path / "log.db")
+    log.append(Epoch(1), Seq(2), entries(1, 3, 3))
+    assert read_all(log) == entries(1, 1, 3)
+    log.close()
+
+
+@pytest.mark.fault("a byte of the hub's log that the disk has changed")
+@pytest.mark.parametrize("place", range(0, 40, 3))
+def test_a_changed_byte_of_an_entry_is_noticed_when_it_is_read(tmp_path: Path, place: int) -> None:
+    """Guarantee 3. Guarantee 7."""
+    data, written = b'{"text":"some words that the disk changes"}', tmp_path / "log.db"
+    log = SqliteLog.open(written)
+    log.acquire(Epoch(1))
+    log.append(Epoch(1), Seq(0), [*entries(1, 1, 1), StoredEntry(Position(1, 2), data)])
+    log.close()
+    content = bytearray(written.read_bytes())
+    content[content.index(data) + place] ^= 1
+    written.write_bytes(content)
+    log = SqliteLog.open(written)
+    assert log.read(Seq(0), bytes_max=1, entries_max=1) == entries(1, 1, 1)
+    with pytest.raises(LogDamaged, match="entry 2 is not as it was written"):
+        read_all(log)
     log.close()
 
 

@@ -7,13 +7,14 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
+from zlib import crc32
 
-from tidewire_hub.database import StorageDamaged, connect, storage_errors, transaction
+from tidewire_hub.database import LogDamaged, StorageDamaged, connect, storage_errors, transaction
 from tidewire_hub.log.port import EntriesTrimmed, StaleLeader, StoredEntry, check_append, fitting
 from tidewire_schemas.positions import START, Epoch, Position, Seq
 
-FORMAT: Final = 2
-"""`PRAGMA user_version` of the file. 1 had no table `trimmed`."""
+FORMAT: Final = 3
+"""`PRAGMA user_version` of the file. 1 had no table `trimmed`, 2 no checksums."""
 
 CACHE_BYTES: Final = 2 * 1024 * 1024
 """Small: entries are appended and read once, in order."""
@@ -34,7 +35,8 @@ _SCHEMA: Final = (
         seq   INTEGER PRIMARY KEY,
         epoch INTEGER NOT NULL,
         data  BLOB    NOT NULL,
-        lost  BLOB
+        lost  BLOB,
+        crc   INTEGER -- of all that; NULL in entries of an earlier format
     )
     """,
     """
@@ -51,8 +53,8 @@ _TRIMMED: Final = """
     )
 """
 _HEAD: Final = "SELECT epoch, seq FROM entry ORDER BY seq DESC LIMIT 1"
-_APPEND: Final = "INSERT INTO entry (seq, epoch, data, lost) VALUES (?, ?, ?, ?)"
-_READ: Final = "SELECT seq, epoch, data, lost FROM entry WHERE seq > ? ORDER BY seq LIMIT ?"
+_APPEND: Final = "INSERT INTO entry (seq, epoch, data, lost, crc) VALUES (?, ?, ?, ?, ?)"
+_READ: Final = "SELECT seq, epoch, data, lost, crc FROM entry WHERE seq > ? ORDER BY seq LIMIT ?"
 _SIZES: Final = "SELECT seq, length(data) FROM entry WHERE seq < ? ORDER BY seq LIMIT ?"
 _EPOCH_AT: Final = """
     SELECT epoch FROM entry WHERE seq = :seq
@@ -127,7 +129,7 @@ class SqliteLog:
             stored, head = self._stored_epoch(), Seq(self._stored_head().seq)
             check_append(epoch, after, entries, stored=stored, head=head)
             self._connection.executemany(
-                _APPEND, [(e.position.seq, e.position.epoch, e.data, e.lost or None) for e in entries]
+                _APPEND, [(e.position.seq, e.position.epoch, e.data, e.lost or None, _crc(e)) for e in entries]
             )
 
     def read(self, after: Seq, *, bytes_max: int, entries_max: int) -> list[StoredEntry]:
@@ -136,13 +138,16 @@ class SqliteLog:
         size = 0
         with storage_errors(self.path):
             cursor = self._connection.execute(_READ, (after, entries_max))
-            for seq, epoch, data, lost in cursor:
+            for seq, epoch, data, lost, crc in cursor:
                 if not page and seq != after + 1:
                     raise EntriesTrimmed(after=after, oldest=Seq(seq))
                 size += len(data)
                 if page and size > bytes_max:
                     break
-                page.append(StoredEntry(Position(epoch, seq), data, lost or b""))
+                entry = StoredEntry(Position(epoch, seq), data, lost or b"")
+                if crc is not None and crc != _crc(entry):
+                    raise LogDamaged(f"{self.path}: entry {seq} is not as it was written")
+                page.append(entry)
             cursor.close()
         return page
 
@@ -205,6 +210,11 @@ class SqliteLog:
         return Seq(row[0] or 1)
 
 
+def _crc(entry: StoredEntry) -> int:
+    """A checksum: SQLite does not notice a byte that the disk has changed inside a value."""
+    return crc32(entry.lost, crc32(entry.data, crc32(b"%d %d" % entry.position)))
+
+
 def _prepare(path: Path, connection: sqlite3.Connection) -> str:
     """Make the tables of a new file, check the format of an old one; the log's id."""
     with transaction(connection):
@@ -215,8 +225,11 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> str:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute("INSERT INTO log (id, log_id, epoch) VALUES (1, ?, 0)", (os.urandom(16).hex(),))
-        if version < FORMAT:
+        if version < 2:  # see FORMAT
             connection.execute(_TRIMMED)
+        if version in (1, 2):
+            connection.execute("ALTER TABLE entry ADD COLUMN crc INTEGER")
+        if version < FORMAT:
             connection.execute(f"PRAGMA user_version = {FORMAT}")
         row = connection.execute("SELECT log_id FROM log").fetchone()
     if row is None:
