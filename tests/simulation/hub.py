@@ -135,6 +135,16 @@ class Hub:
         if self._process is not None:
             self._process.die_inside(instructions)
 
+    @property
+    def may_lose_state(self) -> bool:
+        """Whether the state can be made anew: from the whole log, or from a snapshot's copy and the log after it.
+
+        The newest snapshot has that alone. Where it is of what the hub has lost, there is none until the next is made.
+        """
+        if self.stream is None:
+            return False
+        return self.stream.oldest == 1 or any(self.files.snapshots.glob("[!.]*/state.db"))
+
     def lose_state(self) -> None:
         """The state's file is deleted, as by a person who was told to."""
         assert not self.running
