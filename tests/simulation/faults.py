@@ -146,7 +146,7 @@ async def power_cut_at_the_hub(world: World) -> bool:
 @fault(1)
 async def hub_state_deleted(world: World) -> bool:
     """The hub's state is deleted while it is down: it is made anew from the log."""
-    if not world.hub.running or not world.hub.may_lose_state:
+    if not world.hub.running or not world.hub.can_make_state_anew:
         return False
     world.hub.kill()
     world.hub.lose_state()

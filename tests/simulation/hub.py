@@ -136,7 +136,7 @@ class Hub:
             self._process.die_inside(instructions)
 
     @property
-    def may_lose_state(self) -> bool:
+    def can_make_state_anew(self) -> bool:
         """Whether the state can be made anew: from the whole log, or from a snapshot's copy and the log after it.
 
         The newest snapshot has that alone. Where it is of what the hub has lost, there is none until the next is made.

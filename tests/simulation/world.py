@@ -229,7 +229,7 @@ class World:
 
     def start_second_hub(self) -> bool:
         """Start a hub on the same log, with a state of its own; after a while one of the two goes."""
-        if (self._old_hubs and self._old_hubs[-1].running) or self.hub.stream is None:
+        if (self._old_hubs and self._old_hubs[-1].running) or not self.hub.can_make_state_anew:
             return False
         old, number = self.hub, len(self._old_hubs) + 2
         folder = self._folder / f"hub{number}"
