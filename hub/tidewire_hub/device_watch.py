@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tidewire_hub.actions import Now, SaveDevices
 from tidewire_hub.clones import CLONED_HINT
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from tidewire_hub.situation import Situation
     from tidewire_hub.stream import Acked
     from tidewire_hub.voice import Voice
+
+
+NEW_DEVICE_S: Final = 0.5
+"""A device that was never seen is saved after this: who has just started one looks for it. Many that come together are
+saved together."""
 
 
 class DeviceWatch:
@@ -42,13 +47,14 @@ class DeviceWatch:
 
     def said_state(self, session: Session, payload: bytes, now: Now, *, retained: bool) -> None:
         """A device's state topic holds this."""
+        is_new = self.registry.get(session.device) is None
         if not payload:  # a person removed the retained message
             self.registry.forget(session.device)
         else:
             message = codec.parse("device_state", payload, bytes_max=len(payload))
             if isinstance(message, DeviceState):
                 self._take_state(session, message, now, retained=retained)
-        self.save_soon(now)
+        self.save_soon(now, is_new=is_new)
 
     def _take_state(self, session: Session, message: DeviceState, now: Now, *, retained: bool) -> None:
         ended = message.state in ("offline", "stopped")
@@ -65,9 +71,10 @@ class DeviceWatch:
 
     def said_hello(self, session: Session, hello: Hello, now: Now) -> None:
         """A device said Hello."""
+        is_new = self.registry.get(session.device) is None
         self.registry.said_hello(session.device, hello, now.ms)
         self.heard(session, hello.boot, hello.incarnation, now)
-        self.save_soon(now)
+        self.save_soon(now, is_new=is_new)
 
     def was_accepted(self, session: Session, ack: Acked, now: Now) -> str | None:
         """A batch of a device is in the log; the boot that sent it, as far as that is known."""
@@ -99,10 +106,10 @@ class DeviceWatch:
             self._voice.report("warning", found, device=session.device)
             self._voice.complain(session, "cloned", found, hint=CLONED_HINT, retry=False)
 
-    def save_soon(self, now: Now) -> None:
-        """Something changed that is to be known after a restart."""
-        if self.save_at == inf:
-            self.save_at = now.s + self._settings.devices_save_interval_s
+    def save_soon(self, now: Now, *, is_new: bool = False) -> None:
+        """Something changed that is to be known after a restart; a device `is_new` that a person looks for perhaps."""
+        interval_s = self._settings.devices_save_interval_s
+        self.save_at = min(self.save_at, now.s + (min(NEW_DEVICE_S, interval_s) if is_new else interval_s))
 
     def save(self, now: Now) -> None:
         """Have all of it saved."""

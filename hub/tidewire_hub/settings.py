@@ -158,7 +158,8 @@ class HubSettings(LogSettings, BrokerSettings):
     """Devices remembered; the one heard longest ago goes first and is welcome again any time. About 2 KB each."""
 
     devices_save_interval_s: Seconds = 5.0
-    """Shortest time between two writes of what is known of devices, which `tidewire-hub devices` reads."""
+    """Shortest time between two writes of what is known of devices, which `tidewire-hub devices` reads; a device that
+    was never seen is written within half a second."""
 
     columns_kept_days: float = Field(default=90, ge=0, le=36_500)
     """A column that no device has any more is forgotten. One that is away, and was not heard of for so long, does not

@@ -147,7 +147,7 @@ def test_what_it_prints_to_play_with_works_until_ctrl_c(directory: Path) -> None
     wait_for(lambda: play("read another") == "x|me|tea|99\n", 20, what="the row is in the other file")
     assert play("all that travels", "-C", "1").startswith("tidewire/v1/")
     assert play("an agent").startswith("live since")
-    assert "till-2" in play("all devices")
+    wait_for(lambda: "till-2" in play("all devices"), what="the hub has saved who came")
     assert "prices" in play("what lost")
     play("stop an agent")
     wait_for(lambda: play("an agent").startswith("stopped"), 20, what="the agent has stopped")

@@ -9,6 +9,7 @@ import pytest
 
 from support.hub_core import BOOT, EPOCH, INCARNATION, LOG, Driver, batch, every, hello, messages, only, sealed, told
 from tidewire_hub.actions import Append, Greet, Lead, Publish, SaveDevices, Standing
+from tidewire_hub.device_watch import NEW_DEVICE_S
 from tidewire_hub.devices import read_document
 from tidewire_schemas import topics
 from tidewire_schemas.codec import encode
@@ -263,6 +264,15 @@ def test_what_devices_say_of_themselves_is_kept_and_saved_now_and_then() -> None
     assert not every(SaveDevices, driver.later(100))
     driver.send(topics.device_state("till"), b"")  # the retained message was removed
     assert len(driver.core.devices) == 0
+
+
+def test_a_device_that_was_never_seen_is_saved_at_once_and_what_it_says_later_now_and_then() -> None:
+    driver = Driver.make(devices_save_interval_s=5)
+    driver.ask("till", hello())
+    assert only(SaveDevices, driver.later(NEW_DEVICE_S))
+    driver.ask("till", hello())
+    assert not every(SaveDevices, driver.later(NEW_DEVICE_S))
+    assert only(SaveDevices, driver.later(5))
 
 
 def test_a_state_that_the_broker_kept_says_nothing_of_when_a_device_was_heard() -> None:
