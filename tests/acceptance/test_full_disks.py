@@ -48,8 +48,9 @@ def test_disks_that_fill_up_in_turn_cost_nothing_that_was_committed(
     """Guarantees 1, 2, 3, 7 and 11."""
     print(f"full disks: --chaos-seed {seed} --fault-rounds {rounds}")  # noqa: T201 - to do it again
     with (
-        small_disk(tmp_path / "hub", "64m") as hub_disk,
-        small_disk(tmp_path / "disk", "64m") as device_disk,
+        # A disk must be full of the ballast, not of what is written in so many rounds.
+        small_disk(tmp_path / "hub", f"{32 + 16 * rounds}m") as hub_disk,
+        small_disk(tmp_path / "disk", f"{32 + 16 * rounds}m") as device_disk,
         Site(tmp_path, *HUB_OPTIONS) as site,
     ):
         near = site.device("near", SCHEMA, *AGENT_OPTIONS).start()
