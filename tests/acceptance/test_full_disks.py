@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from sqlite3 import connect
 
 import pytest
 
@@ -21,12 +22,23 @@ HUB_OPTIONS = (*NO_RESERVE, "--commit-retry-max-s", "0.5")
 AGENT_OPTIONS = (*NO_RESERVE, "--retry-delay-max-s", "0.5", "--ack-timeout-s", "2", "--welcome-timeout-s", "2")
 PIECE = b"x" * 4096
 PATIENT_S = 120.0
-"""A log file of SQLite that has grown once is written anew from its start: for a while no more space is needed."""
+
+
+def cut_short(database: Path) -> None:
+    """Give the space of its `-wal` back: SQLite would write it anew from its start, and for long need no more."""
+
+    def emptied() -> bool:
+        (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy  # nobody wrote or read just then
+
+    with closing(connect(database, isolation_level=None, timeout=PATIENT_S)) as connection:
+        wait_for(emptied, PATIENT_S, what=f"the -wal of {database} is empty")
 
 
 @contextmanager
-def filled(disk: Path) -> Iterator[None]:
+def filled(disk: Path, database: Path) -> Iterator[None]:
     """No space is left, to the last block; what is freed meanwhile is for whoever comes first."""
+    cut_short(database)
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
         while True:
@@ -61,12 +73,12 @@ def test_disks_that_fill_up_in_turn_cost_nothing_that_was_committed(
             writer = work.writers[site.devices.index(full)]
             for _ in range(rounds):
                 work.go_on()
-                with filled(hub_disk):
+                with filled(hub_disk, site.hub.data / "main" / "log.db"):
                     wait_for(lambda: not site.hub.ready(), PATIENT_S, what="the hub says that its disk is full")
                     work.go_on()
                 wait_for(site.hub.ready, PATIENT_S, what="the hub goes on")
                 told = writer.refused + 3
-                with filled(device_disk):
+                with filled(device_disk, full.db):
                     wait_for(partial(refused, writer, told), PATIENT_S, what="the app is told that its disk is full")
                     full.wait_problem("disk_full", PATIENT_S)
                 full.wait_no_problem()
