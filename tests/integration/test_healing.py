@@ -270,6 +270,28 @@ def test_a_table_attached_anew_while_a_hub_is_healed_is_another_table(fleet: Fle
     assert a.dead() == [("orders", "row_known", (1,))]
 
 
+@pytest.mark.fault("a hub that lost the end of its log")
+@pytest.mark.parametrize("then", ["UPDATE notes SET body = 'their second'", "DELETE FROM notes WHERE id = 'mine'"])
+def test_a_seed_that_never_left_goes_over_what_a_lost_entry_made_of_its_row(fleet: Fleet, then: str) -> None:
+    """Guarantee 7: the hub takes the seed as it was sealed, so the row here becomes that again."""
+    b = fleet.edge("b", TABLES)
+    a = fleet.edge("a", TABLES, rows="INSERT INTO notes VALUES ('mine', 'mine', 1), ('other', 1, 1)")
+    a.seal()
+    a.sql("UPDATE notes SET more = 'since' WHERE id = 'other'")
+    a.seal()
+    for statement in ("INSERT INTO notes VALUES ('mine', 'theirs', 1)", then):
+        b.sql(statement)
+        fleet.push(b)
+    fleet.pull(a)
+    assert a.rows("SELECT body FROM notes WHERE id = 'mine'") != [("mine",)]
+    fleet.lose_tail(0)
+    fleet.hello(a)
+    fleet.sync([a])
+    fleet.assert_equal(edges=[a])
+    assert a.rows("SELECT * FROM notes ORDER BY id") == [("mine", "mine", 1), ("other", 1, "since")]
+    heal(fleet, b, a)
+
+
 def entries_of(commit: Commit) -> list[Entry]:
     """The entries that a commit made."""
     return [TypeAdapter(Entry).validate_json(entry.data) for entry in commit.entries]

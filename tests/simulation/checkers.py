@@ -216,7 +216,8 @@ class EdgeChecker:
         return is_quiet(file) and self._oracle.newest.get(self._name, 0) <= self._checkpoint.seq
 
     def _look_at_transactions(self, file: sqlite3.Connection, apps: set[str]) -> None:
-        halves = torn(file) - self._oracle.torn[self._checkpoint.seq] - self.adopted
+        known = self.adopted | self._oracle.torn[self._checkpoint.seq] | self._oracle.torn_and_lost
+        halves = torn(file) - known
         if halves:
             self._broken(Guarantee.TORN, f"holds half of {sorted(name.decode() for name in halves)}")
         here = {app.decode(): count for app, count in file.execute("SELECT app, count(*) FROM ledger GROUP BY app")}

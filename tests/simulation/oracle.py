@@ -43,6 +43,8 @@ class Oracle:
     def __init__(self) -> None:
         self.lost: set[Position] = set()
         """Entries that the hub had and lost."""
+        self.torn_and_lost: frozenset[bytes] = frozenset()
+        """Transactions of which a lost part of the log had one half for a while: devices may give that back alone."""
         self._entries: list[Entry] = []
         self._begin()
 
@@ -89,6 +91,7 @@ class Oracle:
     def lose_end(self, seq: int) -> list[Entry]:
         """The hub has lost all after this entry; what is left."""
         self.lost.update(self.positions[seq + 1 :])
+        self.torn_and_lost = self.torn_and_lost.union(*self.torn[seq + 1 :])
         left, self._entries = self._entries[:seq], []
         self._database.close()
         self._begin()

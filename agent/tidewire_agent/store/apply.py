@@ -211,6 +211,7 @@ class Applier:
             and number > self._outbox.released
             and entry.digest == self._outbox.digest_of(number)
             and all(synced.attached.first_batch <= number for synced in self._catalogue)
+            and not (self._seeds.healing is not None and any(run.op == "seed" for run in entry.changes))
         )
 
     # ── which entries ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -268,13 +269,18 @@ class Applier:
         return None
 
     def _apply_changes(self, entry: Entry, *, first_batch: int | None) -> None:
-        """Apply an entry's changes to all tables, or to those whose `first_batch` is above the given one."""
+        """Apply an entry's changes to all tables, or to those whose `first_batch` is above the given one.
+
+        Seeds yield to the log, so a log that the hub has lost since may have gone over rows that wait to be offered.
+        """
         runs = sorted(entry.changes, key=lambda run: run.op != "delete")
         found = ((self._wanted(run.table, entry.seq), run) for run in runs)
+        healing = self._seeds.healing is not None
         wanted = [
             (s, run)
             for s, run in found
-            if s is not None and (first_batch is None or s.attached.first_batch > first_batch)
+            if s is not None
+            and (first_batch is None or s.attached.first_batch > first_batch or (healing and run.op == "seed"))
         ]
         for synced, run in wanted:
             if not has_key_of(synced, run):
