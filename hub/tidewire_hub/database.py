@@ -14,6 +14,13 @@ from tidewire_schemas.errors import DatabaseError
 BUSY_TIMEOUT_S: Final = 5.0
 """How long to wait for another process (a backup, a person with `sqlite3`) that holds the lock."""
 
+WAL_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Write-ahead log that gathers before it is copied into the file: pages that change again and again are copied once."""
+
+REST_SHARE: Final = 4
+"""A write-ahead log above this part of its limit is given back when nothing more comes for a moment. Below it stays,
+so that a batch now and then does not cost the disk all that a checkpoint writes."""
+
 
 class StorageFull(DatabaseError):
     """The disk has no room for what must be written."""
@@ -122,10 +129,14 @@ def connect(
     *,
     synchronous: Literal["FULL", "NORMAL"],
     cache_bytes: int,
-    wal_pages: int,
+    wal_bytes_max: int = WAL_BYTES_MAX,
     page_bytes: int = 4096,
 ) -> sqlite3.Connection:
-    """A connection in WAL mode without implicit transactions; `path` None is a database in memory."""
+    """A connection in WAL mode without implicit transactions; `path` None is a database in memory.
+
+    The write-ahead log is copied into the file once it has `wal_bytes_max`. What a large transaction or a long reader
+    makes of it beyond that is given back when it begins anew.
+    """
     connection = sqlite3.connect(
         ":memory:" if path is None else path,
         isolation_level=None,
@@ -139,12 +150,34 @@ def connect(
             "journal_mode=WAL",
             f"synchronous={synchronous}",
             f"cache_size=-{max(cache_bytes // 1024, 1)}",
-            f"wal_autocheckpoint={wal_pages}",
+            f"journal_size_limit={wal_bytes_max}",
             "temp_store=MEMORY",
             "trusted_schema=OFF",
         ):
             connection.execute(f"PRAGMA {pragma}")
+        (found_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        connection.execute(f"PRAGMA wal_autocheckpoint={max(1, wal_bytes_max // found_bytes)}")
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def shorten_wal(connection: sqlite3.Connection, path: Path, wal_bytes_max: int) -> None:
+    """Give a long write-ahead log's space back, if nobody reads in it now: it waits for nobody.
+
+    Raises:
+        sqlite3.Error: the disk failed.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    try:
+        size = wal.stat().st_size
+    except FileNotFoundError:
+        return
+    if size <= wal_bytes_max // REST_SHARE:
+        return
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")

@@ -295,7 +295,7 @@ class HubRuntime:
                 case Lead(heard_epoch=heard):
                     self._on_stream(partial(host.lead, heard), core.on_led, core.on_lead_failed)
                 case Settle():
-                    self._on_stream(host.stream.settle, _nothing_more, self._not_written)
+                    self._on_stream(host.stream.rest, _nothing_more, self._not_written)
                 case Verify(device=device):
                     self._on_stream(
                         host.stream.settle,

@@ -192,6 +192,11 @@ class HubSettings(LogSettings, BrokerSettings):
     chain_points_max: int = Field(default=1_000, ge=1, le=100_000)
     """Batches of each database whose digest is kept at hand, to find where a restored copy branched off."""
 
+    wal_bytes_max: int = Field(default=16 * 1024 * 1024, ge=64 * 1024, le=2**40)
+    """Write-ahead log of log.db, and of state.db, that gathers before it is copied into the file; one transaction more
+    may be on the disk. Once no batch has come for `settle_after_s` a quarter of it stays at most, unless somebody reads
+    the file just then. Less writes the pages that change often to the disk more often."""
+
     state_cache_bytes: int = Field(default=16 * 1024 * 1024, ge=1024 * 1024, le=2**40)
     """Page cache of the state database."""
 

@@ -22,7 +22,7 @@ from pydantic_core import from_json
 
 from tidewire_hub.catalogue import Catalogue
 from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDigest
-from tidewire_hub.database import LogDamaged, StorageDamaged, storage_errors
+from tidewire_hub.database import WAL_BYTES_MAX, LogDamaged, StorageDamaged, storage_errors
 from tidewire_hub.declare import Declaration
 from tidewire_hub.declared import DAY_MS, Declared
 from tidewire_hub.log.port import HEARD_EPOCH_MAX, HubLog, StoredEntry
@@ -91,6 +91,8 @@ class StreamSettings:
     """A device that was not heard of for so long does not keep the hub from forgetting columns that it alone has."""
     state_cache_bytes: int = 16 * 1024 * 1024
     """Page cache of the state database."""
+    wal_bytes_max: int = WAL_BYTES_MAX
+    """Write-ahead log of the state that gathers before it is copied into the file."""
     state_commit_rows: int = 20_000
     """While large groups come in, the state is committed once per so many rows: its pages change again and again, and
     what a crash undoes is folded again from the log. Groups of less than a fiftieth of this are committed at once."""
@@ -111,6 +113,7 @@ class Stream:
     def __init__(self, log: HubLog, state: State, state_path: Path | None, settings: StreamSettings) -> None:
         self._log: Final = log
         self._state: Final = state
+        self._state_path: Final = state_path
         self._state_name: Final = str(state_path or "state in memory")
         self._settings: Final = settings
         self._declaration: Final = Declaration()
@@ -148,7 +151,9 @@ class Stream:
     def _opened(
         cls, log: HubLog, state_path: Path | None, settings: StreamSettings, spares: Sequence[SpareState]
     ) -> Self:
-        limits = Limits(settings.state_cache_bytes, settings.chain_points_max, settings.conflicts_max)
+        limits = Limits(
+            settings.state_cache_bytes, settings.chain_points_max, settings.conflicts_max, settings.wal_bytes_max
+        )
         state = open_state(log, state_path, limits, spares)
         stream = cls(log, state, state_path, settings)
         try:
@@ -224,9 +229,17 @@ class Stream:
             return commit
 
     def settle(self) -> None:
-        """Commit what the state holds open. To be called when no more groups come in for a moment."""
+        """Commit what the state holds open."""
         if self._state.uncommitted and not self._behind:
             self._commit_state(None)
+
+    def rest(self) -> None:
+        """No more groups come in for a moment: commit what the state holds open, and give space back."""
+        self.settle()
+        self._log.rest()
+        if self._state_path is not None and not self._state.uncommitted:
+            with self._state_errors():
+                self._state.rest(self._state_path)
 
     def read(self, after: Seq, *, bytes_max: int, entries_max: int) -> list[StoredEntry]:
         """Entries after `after` within both limits, at least one if there is one; as `HubLog.read`."""

@@ -44,8 +44,9 @@ def open_stream(data: DataDirectory, settings: HubSettings, *, snapshots: Path |
         chain_points_max=settings.chain_points_max,
         columns_kept_days=settings.columns_kept_days,
         state_cache_bytes=settings.state_cache_bytes,
+        wal_bytes_max=settings.wal_bytes_max,
     )
-    log = SqliteLog.open(data.log)
+    log = SqliteLog.open(data.log, wal_bytes_max=settings.wal_bytes_max)
     copies = Shelf(snapshots or data.snapshots, log.log_id).state_copies()
     spares = [SpareState(kept.position, path) for kept, path in copies]
     try:

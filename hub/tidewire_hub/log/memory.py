@@ -91,5 +91,8 @@ class MemoryLog:
         """See `HubLog`."""
         return self._documents.get(name)
 
+    def rest(self) -> None:
+        """See `HubLog`."""
+
     def close(self) -> None:
         """See `HubLog`. What it holds stays, so that a test can open a stream on it again."""

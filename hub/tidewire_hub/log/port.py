@@ -136,6 +136,10 @@ class HubLog(Protocol):
         """The document of that name, None if none was stored."""
         ...
 
+    def rest(self) -> None:
+        """Nothing more comes for a moment: give back space that is held to be quick."""
+        ...
+
     def close(self) -> None:
         """Release the storage. Nothing may be called after."""
         ...

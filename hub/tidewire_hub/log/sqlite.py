@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Final, Self
 from zlib import crc32
 
-from tidewire_hub.database import LogDamaged, StorageDamaged, connect, storage_errors, transaction
+from tidewire_hub.database import (
+    WAL_BYTES_MAX,
+    LogDamaged,
+    StorageDamaged,
+    connect,
+    shorten_wal,
+    storage_errors,
+    transaction,
+)
 from tidewire_hub.log.port import EntriesTrimmed, StaleLeader, StoredEntry, check_append, fitting
 from tidewire_schemas.positions import START, Epoch, Position, Seq
 
@@ -18,9 +26,6 @@ FORMAT: Final = 3
 
 CACHE_BYTES: Final = 2 * 1024 * 1024
 """Small: entries are appended and read once, in order."""
-
-WAL_PAGES: Final = 4_000
-"""Pages in the write-ahead log (16 MiB) before they are copied into the file: fewer copies of the pages at its end."""
 
 _SCHEMA: Final = (
     """
@@ -75,22 +80,25 @@ _SAVE_DOCUMENT: Final = """
 class SqliteLog:
     """`HubLog` in one SQLite file."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, log_id: str) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, log_id: str, wal_bytes_max: int) -> None:
         self.path: Final = path
+        self._wal_bytes_max: Final = wal_bytes_max
         self._connection: Final = connection
         self._log_id: Final = log_id
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, wal_bytes_max: int = WAL_BYTES_MAX) -> Self:
         """Open the log in this file, or make a new one with a random id where there is no file.
+
+        `wal_bytes_max`: see `connect`.
 
         Raises:
             DatabaseError: the file cannot be used, or a later version of Tidewire wrote it.
         """
         with storage_errors(path):
-            connection = connect(path, synchronous="FULL", cache_bytes=CACHE_BYTES, wal_pages=WAL_PAGES)
+            connection = connect(path, synchronous="FULL", cache_bytes=CACHE_BYTES, wal_bytes_max=wal_bytes_max)
             try:
-                return cls(path, connection, _prepare(path, connection))
+                return cls(path, connection, _prepare(path, connection), wal_bytes_max)
             except BaseException:
                 connection.close()
                 raise
@@ -191,6 +199,11 @@ class SqliteLog:
         with storage_errors(self.path):
             row = self._connection.execute("SELECT data FROM document WHERE name = ?", (name,)).fetchone()
         return None if row is None else bytes(row[0])
+
+    def rest(self) -> None:
+        """See `HubLog`."""
+        with storage_errors(self.path):
+            shorten_wal(self._connection, self.path, self._wal_bytes_max)
 
     def close(self) -> None:
         """See `HubLog`."""

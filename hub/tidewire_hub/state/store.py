@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from tidewire_hub.catalogue import Catalogue, Table, Unique
-from tidewire_hub.database import connect, roll_back, transaction
+from tidewire_hub.database import WAL_BYTES_MAX, connect, roll_back, shorten_wal, transaction
 from tidewire_hub.effects import Effects, effects_of
 from tidewire_hub.projection import as_of
 from tidewire_hub.resolve_ops import read_ops
@@ -30,9 +30,6 @@ FORMAT: Final = 4
 PAGE_BYTES: Final = 8192
 """Keys come in random order, and a deeper tree of smaller pages costs new rows a quarter more (measured)."""
 
-WAL_PAGES: Final = 4_000
-"""Pages in the write-ahead log (32 MiB) before they are copied into the file: pages of the key index change often."""
-
 _SCHEMA: Final = Path(__file__).with_name("schema.sql")
 _META: Final = "SELECT log_id, epoch, seq, catalogue FROM meta"
 _OFFERED: Final = "SELECT seq, was_epoch, was_seq FROM offered"
@@ -47,6 +44,7 @@ class Limits(NamedTuple):
     cache_bytes: int
     chain_points_max: int
     conflicts_max: int
+    wal_bytes_max: int = WAL_BYTES_MAX
 
 
 class Folded(NamedTuple):
@@ -72,6 +70,7 @@ class State:
 
     def __init__(self, connection: sqlite3.Connection, limits: Limits) -> None:
         self._connection: Final = connection
+        self._wal_bytes_max: Final = limits.wal_bytes_max
         self.devices: Final = Devices(connection)
         self.lives: Final = Lives(connection, self.devices)
         self.rows: Final = Rows(connection, self.devices)
@@ -90,7 +89,7 @@ class State:
             path,
             synchronous="NORMAL",
             cache_bytes=limits.cache_bytes,
-            wal_pages=WAL_PAGES,
+            wal_bytes_max=limits.wal_bytes_max,
             page_bytes=PAGE_BYTES,
         )
         try:
@@ -140,6 +139,10 @@ class State:
         """Undo the open transaction and what memory holds of it."""
         roll_back(self._connection)
         self.load()
+
+    def rest(self, path: Path) -> None:
+        """Give back space of the file at `path` that is held to be quick, while no transaction is open."""
+        shorten_wal(self._connection, path, self._wal_bytes_max)
 
     def view(self) -> StateView:
         """The state as resolution of one batch reads it; to be thrown away when something was written."""
