@@ -423,3 +423,32 @@ def test_a_column_that_comes_while_a_snapshot_is_loaded_takes_its_values_from_an
     assert b.rows("SELECT id, note FROM items ORDER BY id") == [(f"i{n}", f"of a i{n}") for n in range(1, 5)]
     if "ADD" in change:
         fleet.assert_equal()
+
+
+@pytest.mark.fault("a hub that lost the end of its log")
+def test_a_column_that_has_come_just_when_a_hub_loses_the_end_of_its_log_takes_its_values(fleet: Fleet) -> None:
+    """Guarantee 7."""
+    a, b = fleet.edge("a", ITEMS), fleet.edge("b", ITEMS)
+    a.sql("INSERT INTO items VALUES ('1', 'one', 1)")
+    fleet.sync()
+    a.sql("ALTER TABLE items ADD COLUMN x")
+    a.sql("UPDATE items SET x = 'of a'")
+    a.sql("INSERT INTO items VALUES ('2', 'two', 2, 'gone')")
+    fleet.sync()
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO items VALUES ('3', 'three', 3, 'lost')")
+    fleet.sync()
+    b.sql("DELETE FROM items WHERE id = '2'; INSERT INTO items VALUES ('2', 'of b', 2)")
+    b.seal()
+    b.sql("ALTER TABLE items ADD COLUMN x")
+    b.store.refresh()
+    assert b.store.loading is not None
+    fleet.lose_tail(backed_up)
+    fleet.hello(a)
+    a.sql("DELETE FROM items WHERE id = '2'")
+    fleet.sync([a])
+    fleet.hello(b)
+    fleet.sync()
+    assert overview(b).state == "synced"
+    assert b.rows(ALL_ROWS) == [("1", "one", 1, "of a"), ("2", "of b", 2, None), ("3", "three", 3, "lost")]
+    fleet.assert_equal()

@@ -317,6 +317,7 @@ class EdgeStore:
         """
         with self._fresh_schema():
             self._parts.recovery.heal(common, points)
+            self.tables.await_columns()
 
     def adopt(self) -> None:
         """Forget the log: the next hub's log is followed from its start, and all rows here are offered as seeds.

@@ -69,9 +69,9 @@ class SyncedTables:
         self._loads.reload()  # no table goes on with a load whose columns are others now
         self._pending.forget()
         self._parked.recount()  # of a table that another process has detached nothing is left
-        self._await_columns()
+        self.await_columns()
 
-    def _await_columns(self) -> None:
+    def await_columns(self) -> None:
         """Tables to which columns have come that others had before take their rows anew."""
         awaited = self._catalogue.elsewhere.awaited()
         waiting = {
