@@ -452,3 +452,37 @@ def test_a_column_that_has_come_just_when_a_hub_loses_the_end_of_its_log_takes_i
     assert overview(b).state == "synced"
     assert b.rows(ALL_ROWS) == [("1", "one", 1, "of a"), ("2", "of b", 2, None), ("3", "three", 3, "lost")]
     fleet.assert_equal()
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_values_of_a_column_that_has_come_are_not_lost_when_a_hub_loses_the_end_of_its_log(
+    fleet: Fleet, restarts: bool
+) -> None:
+    """Guarantee 2."""
+    a, b = fleet.edge("a", ITEMS), fleet.edge("b", ITEMS)
+    a.sql("INSERT INTO items VALUES ('1', 'one', 1)")
+    fleet.sync()
+    a.sql("ALTER TABLE items ADD COLUMN x")
+    a.sql("INSERT INTO items VALUES ('2', 'two', 2, NULL), ('3', 'three', 3, 'of a')")
+    fleet.sync()
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO items VALUES ('4', 'four', 4, NULL)")
+    fleet.sync()
+    b.sql("ALTER TABLE items ADD COLUMN x; UPDATE items SET x = 'of b ' || id")
+    b.store.refresh()
+    assert b.store.loading is not None
+    fleet.lose_tail(backed_up)
+    fleet.hello(b)
+    if restarts:
+        reopened(b)
+        fleet.hello(b)
+    fleet.hello(a)
+    fleet.sync()
+    assert b.rows("SELECT id, x FROM items ORDER BY id") == [
+        ("1", "of b 1"),
+        ("2", "of b 2"),
+        ("3", "of a"),
+        ("4", "of b 4"),
+    ]
+    assert [(letter.reason, letter.cells) for letter in b.store.dead(10)] == [("column_known", {"x": "of b 3"})]
+    fleet.assert_equal()

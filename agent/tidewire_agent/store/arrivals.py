@@ -84,13 +84,16 @@ class Arrivals:
         arrived = self._catalogue.elsewhere.arrived(synced.attached.id)
         if not arrived:
             return []
-        found = ((key, self._own(synced, key, arrived)) for key in keys)
+        others = (key for key in keys if not self._seeds.is_original(synced, key))
+        found = ((key, self._own(synced, key, arrived)) for key in others)  # originals are offered whole
         return [Kept(key, frozenset(own)) for key, own in found if own]
 
     def _judge_row(
         self, synced: Synced, change: RowChange, arrived: frozenset[str]
     ) -> tuple[frozenset[str], dict[str, Value]]:
         """Columns that stay as they are here, and the values that the hub's are put in place of."""
+        if self._seeds.is_original(synced, change.key) and not self._seeds.had_all(synced):
+            return frozenset(), {}  # the whole row is judged
         own = self._own(synced, change.key, arrived)
         if not own:
             return frozenset(), {}
@@ -111,7 +114,7 @@ class Arrivals:
     def _own(self, synced: Synced, key: tuple[Value, ...], arrived: frozenset[str]) -> dict[str, Value]:
         """What a row holds in these columns besides their defaults."""
         row = rows_of.fetch(self._connection, synced.table, key)
-        if row is None or self._seeds.is_original(synced, key):
+        if row is None:
             return {}
         by_name = synced.table.by_name
         cells = ((fold(name), value) for name, value in zip(synced.table.column_names, row, strict=True))
