@@ -64,6 +64,7 @@ class HubCore:
         take_over: lead even if another hub does.
         log_bytes: size of the log.
         snapshots: those on disk.
+        spare: whether beside one of them is a copy of the state that this log can follow.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class HubCore:
         take_over: bool = False,
         log_bytes: int = 0,
         snapshots: Sequence[KeptSnapshot] = (),
+        spare: bool = True,
     ) -> None:
         self._settings = settings
         self._voice = voice = Voice(settings)
@@ -106,6 +108,7 @@ class HubCore:
             sessions=sessions,
             situation=situation,
             snapshots=snapshots,
+            spare=spare,
             log_bytes=log_bytes,
         )
         self.greetings = Greetings(

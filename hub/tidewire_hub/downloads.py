@@ -36,6 +36,7 @@ class Downloads:
         sessions: who asks.
         situation: how far the log goes.
         snapshots: those on disk.
+        spare: see `SnapshotService`.
         log_bytes: size of the log.
     """
 
@@ -48,6 +49,7 @@ class Downloads:
         sessions: Sessions,
         situation: Situation,
         snapshots: Sequence[KeptSnapshot],
+        spare: bool,
         log_bytes: int,
     ) -> None:
         self._settings = settings
@@ -63,7 +65,9 @@ class Downloads:
             window=self._window,
         )
         entries = max(0, situation.head.seq - situation.oldest + 1)
-        self.snapshots = SnapshotService(settings, voice, self._window, snapshots, log_bytes=log_bytes, entries=entries)
+        self.snapshots = SnapshotService(
+            settings, voice, self._window, snapshots, spare=spare, log_bytes=log_bytes, entries=entries
+        )
         self._snapshots_turn = False
 
     def set_payload_bytes_max(self, payload_bytes_max: int) -> None:

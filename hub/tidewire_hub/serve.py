@@ -72,6 +72,7 @@ def _runtime(settings: HubSettings, host: StreamHost, executor: ThreadPoolExecut
         **start._asdict(),
         log_bytes=stream.log_bytes,
         snapshots=host.snapshots,
+        spare=host.spare,
     )
     link = LinkSettings.of(
         url=settings.broker,

@@ -30,7 +30,7 @@ from tidewire_hub.log.retention import Kept, Retention
 from tidewire_hub.sequencer import Poisoned, Sequencer
 from tidewire_hub.state.chains import DeviceChain
 from tidewire_hub.state.conflicts import Conflict
-from tidewire_hub.state.opening import SpareState, StateLost, open_state, remove_state
+from tidewire_hub.state.opening import SpareState, StateLost, can_follow, open_state, remove_state
 from tidewire_hub.state.store import Limits, State
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Entry, Parent, TableProblem
@@ -257,6 +257,10 @@ class Stream:
     def checkpoint_known(self, position: Position) -> bool:
         """Whether a device's checkpoint is an entry of this log; `START` always is."""
         return self._log.position_at(Seq(position.seq)) == position
+
+    def can_follow(self, position: Position) -> bool:
+        """Whether a copy of the state at this position can be brought to the log's head."""
+        return can_follow(self._log, position)
 
     def common(self, history: Sequence[Position]) -> Position:
         """The newest entry that this log has in common with another branch of it.

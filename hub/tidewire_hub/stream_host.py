@@ -74,6 +74,8 @@ class StreamHost:
         self.shelf = Shelf(DataDirectory(settings.data, settings.stream).snapshots, stream.log_id)
         self.snapshots = self.shelf.load(stream.checkpoint_known)
         """Those on the disk when the stream was opened."""
+        self.spare = any(stream.can_follow(kept.position) for kept, _ in self.shelf.state_copies())
+        """Whether beside one of them was a copy of the state that the log can bring to its head."""
 
     @classmethod
     def open(cls, settings: HubSettings, *, take_over: bool = False) -> Self:

@@ -160,6 +160,33 @@ async def test_a_backup_of_a_trimmed_log_holds_all_that_a_hub_needs(
                 assert rows(await chunks(till, snapshot, 0, snapshot.chunks)) == list(range(1, 61))
 
 
+async def test_a_hub_started_from_a_backup_of_a_trimmed_log_can_lose_its_state_at_once(
+    hub: HubProcess, broker: Mosquitto, tmp_path: Path
+) -> None:
+    """Guarantee 2: what is left of the oldest entries is soon in a snapshot again, with or without retention."""
+    async with HandMadeDevice(broker.url, "till-7") as till:
+        with hub:
+            await till.hello()
+            await write(till, 60)
+            await until_trimmed(till)
+            assert tidewire_hub("backup", "--data", hub.data, tmp_path / "copy").returncode == 0
+            await write(till, 40)
+            await until_trimmed(till)
+            assert hub.terminate() == 0
+        for name in ("log.db", "state.db"):
+            (tmp_path / "copy" / "main" / name).replace(hub.data / "main" / name)
+        with HubProcess(hub.data, broker.url, log=tmp_path / "restored.log") as restored:
+            await wait_for_async(lambda: "a snapshot is made" in restored.log, what="a snapshot")
+            restored.kill()
+            for file in hub.data.glob("main/state.db*"):
+                file.unlink()
+            restored.start()
+            assert "made anew from" in restored.log
+            welcome = await till.hello()
+            assert welcome.accepted is not None
+            assert welcome.accepted.batch == 60
+
+
 async def test_commands_speak_of_the_oldest_entry(hub: HubProcess, broker: Mosquitto) -> None:
     with hub:
         async with HandMadeDevice(broker.url, "till-7") as till:

@@ -117,7 +117,7 @@ class SnapshotDesk:
                 return [self._manifest(newest, device, request, now_s)]
             self._waiting[device] = request.model_copy(update={"least": min(request.least, head.seq)})
             building = _problem(request, "snapshot_building", "a snapshot is being made: its manifest follows")
-            return [Answer(device, building), *self._make()]
+            return [Answer(device, building), *self.make()]
         on = self._shelf.get(request.snapshot)
         if on is None:
             return [Answer(device, _gone(request, "the hub does not have this snapshot"))]
@@ -144,7 +144,14 @@ class SnapshotDesk:
     def wanted_for_trimming(self, now_s: float) -> list[Effect]:
         """The log could be shorter if there were a newer snapshot: make one, unless the last is too recent."""
         recent = now_s < self._made_at_s + self._limits.interval_s
-        return [] if recent or self._full(now_s) else self._make()
+        return [] if recent or self._full(now_s) else self.make()
+
+    def make(self) -> list[Effect]:
+        """Make one, unless one is being made."""
+        if self._making:
+            return []
+        self._making = True
+        return [MakeSnapshot()]
 
     def made(self, snapshot: KeptSnapshot, now_s: float) -> list[Effect | Answer]:
         """A snapshot is there: those who wait for it hear of it, and older ones may go."""
@@ -155,7 +162,7 @@ class SnapshotDesk:
         served = {d: request for d, request in self._waiting.items() if snapshot.position.seq >= request.least}
         self._waiting = {d: request for d, request in self._waiting.items() if d not in served}
         answers = [self._manifest(snapshot, device, request, now_s) for device, request in served.items()]
-        again = self._make() if self._waiting else []  # it was begun before these had come so far
+        again = self.make() if self._waiting else []  # it was begun before these had come so far
         return [*answers, *self.tidy(now_s, trimmed=True), *again]
 
     def failed(self, message: str, hint: str, now_s: float) -> list[Answer]:
@@ -218,12 +225,6 @@ class SnapshotDesk:
         return [*answers, *(self._remove(snapshot) if damaged else ())]
 
     # ── helpers ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _make(self) -> list[Effect]:
-        if self._making:
-            return []
-        self._making = True
-        return [MakeSnapshot()]
 
     def _manifest(self, kept: KeptSnapshot, device: str, request: SnapshotRequest, now_s: float) -> Answer:
         self._shelf[kept.snapshot].asked_at_s = now_s

@@ -32,6 +32,7 @@ class SnapshotService:
         voice: takes the effects.
         window: of paced messages.
         snapshots: those on disk.
+        spare: whether beside one of them is a copy of the state that this log can follow.
         log_bytes: size of the log.
         entries: how many the log has.
     """
@@ -43,6 +44,7 @@ class SnapshotService:
         window: Window,
         snapshots: Sequence[KeptSnapshot],
         *,
+        spare: bool,
         log_bytes: int,
         entries: int,
     ) -> None:
@@ -63,7 +65,8 @@ class SnapshotService:
         self._log_bytes = log_bytes
         self._entries = entries
         self._retains = bool(settings.retention_entries or settings.retention_bytes or settings.retention_days)
-        self._look_at = 0.0 if self._retains or snapshots else inf
+        self._spare = spare
+        self._look_at = 0.0 if self._retains or snapshots or not spare else inf
         self._trimming = False
         self._removed = 0
 
@@ -114,6 +117,7 @@ class SnapshotService:
             chunks=len(snapshot.sizes),
             bytes=snapshot.bytes,
         )
+        self._spare = True
         self._do(self._desk.made(snapshot, now.s))
         self._look_at = now.s
 
@@ -127,8 +131,12 @@ class SnapshotService:
         self._desk.chunk_read(snapshot, chunk, body)
 
     def chunk_failed(self, snapshot: str, error: TidewireError, *, damaged: bool) -> None:
-        """A chunk could not be read."""
+        """A chunk could not be read; with a damaged snapshot its copy of the state goes."""
         self._voice.report("error", f"cannot read a snapshot: {error}", snapshot=snapshot, removed=damaged)
+        newest = self._desk.newest
+        if damaged and newest is not None and newest.snapshot == snapshot:
+            self._spare = False
+            self._look_at = 0.0
         self._do(self._desk.chunk_failed(snapshot, error.message, error.hint, damaged=damaged))
 
     def trimmed(self, kept: Kept, now: Now) -> None:
@@ -162,13 +170,15 @@ class SnapshotService:
         if now.s < self._look_at:
             return
         self._look_at = now.s + self._settings.retention_interval_s
+        if oldest > 1 and not self._spare:
+            self._do(self._desk.make())  # what is left of the oldest entries must not be in one file alone
         self._do(self._desk.tidy(now.s, trimmed=self._retains or oldest > 1))
         self._trim(now)
 
     def _trim(self, now: Now) -> None:
         if self._retains and not self._trimming:
             self._trimming = True
-            self._voice.add(Trim(self._desk.needed_from(now.s)))
+            self._voice.add(Trim(self._desk.needed_from(now.s) if self._spare else 1))
 
     def _do(self, steps: Sequence[Effect | Answer]) -> None:
         for step in steps:

@@ -39,7 +39,7 @@ def open_state(log: HubLog, path: Path | None, limits: Limits, spares: Sequence[
     with storage_errors(path or "state in memory"):
         state = State.open(path, log.log_id, limits)
         if state is not None:
-            if _can_follow(log, state.position):
+            if can_follow(log, state.position):
                 return state
             state.close()
         if log.oldest() == 1:
@@ -60,13 +60,13 @@ def remove_state(path: Path | None) -> None:
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
-def _can_follow(log: HubLog, position: Position) -> bool:
+def can_follow(log: HubLog, position: Position) -> bool:
     """Whether a state at this position can be brought to the log's head."""
     return log.position_at(Seq(position.seq)) == position and position.seq + 1 >= log.oldest()
 
 
 def _replace_by_spare(log: HubLog, path: Path | None, spares: Sequence[SpareState]) -> None:
-    spare = next((spare for spare in spares if _can_follow(log, spare.position)), None)
+    spare = next((spare for spare in spares if can_follow(log, spare.position)), None)
     if path is None or spare is None:
         raise StateLost(f"{path} does not go with its log, which begins at {log.oldest()}: it cannot be made anew")
     logger.warning("%s is made anew from %s and the log", path, spare.path)

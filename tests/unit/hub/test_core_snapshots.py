@@ -70,10 +70,18 @@ class Library(Driver):
 
     reads: Counter[tuple[str, int]] = field(default_factory=Counter)
     padding: int = 0
+    first: list[Effect] = field(default_factory=list)
+    """What it does when it begins to serve."""
 
     @classmethod
     def of(
-        cls, *snapshots: KeptSnapshot, head: int = 1000, oldest: int = 1, padding: int = 0, **changes: Any
+        cls,
+        *snapshots: KeptSnapshot,
+        head: int = 1000,
+        oldest: int = 1,
+        padding: int = 0,
+        spare: bool = True,
+        **changes: Any,
     ) -> Library:
         core = HubCore(
             settings(**changes),
@@ -85,10 +93,11 @@ class Library(Driver):
             version="1",
             log_bytes=head * 100,
             snapshots=snapshots,
+            spare=spare,
         )
         driver = cls(core, padding=padding)
         driver.core.on_watching(driver.now)
-        driver.later(60)  # nobody else leads: it serves, and takes its first look at what it keeps
+        driver.first = driver.later(60)  # nobody else leads: it serves, and takes its first look at what it keeps
         return driver
 
     def serve(self, effects: list[Effect]) -> list[Effect]:
@@ -379,6 +388,37 @@ def test_a_snapshot_is_made_where_one_is_in_the_way_of_trimming_but_not_too_ofte
     assert not every(MakeSnapshot, trimmed(driver, 500, held_up=True))
     driver.later(600)
     assert every(MakeSnapshot, trimmed(driver, 500, held_up=True))
+
+
+def test_a_trimmed_log_without_a_copy_of_the_state_beside_a_snapshot_gets_one_at_once() -> None:
+    driver = Library.of(kept(1, 900), oldest=500, spare=False)
+    only(MakeSnapshot, driver.first)
+    assert driver.later(60) == []  # it is being made
+    driver.core.downloads.on_snapshot_failed(DatabaseError("full"), driver.now)
+    only(MakeSnapshot, driver.later(60))
+    driver.made(kept(2, 1000))
+    assert every(MakeSnapshot, driver.later(60)) == []
+
+
+def test_a_log_that_begins_at_its_first_entry_needs_no_copy_of_the_state() -> None:
+    assert every(MakeSnapshot, Library.of(spare=False).first) == []
+
+
+def test_nothing_is_trimmed_up_to_a_snapshot_that_has_no_copy_of_the_state() -> None:
+    driver = Library.of(kept(1, 900), spare=False, retention_entries=10)
+    assert only(Trim, driver.first).needed_from == 1
+    only(MakeSnapshot, trimmed(driver, 1, held_up=True))
+    driver.made(kept(2, 1000))
+    assert only(Trim, driver.later(60)).needed_from > 900
+
+
+def test_when_the_newest_snapshot_is_damaged_another_takes_its_place_at_once() -> None:
+    driver = Library.of(kept(2, 990), kept(1, 900), oldest=500)
+    read = only(ReadChunk, driver.ask("a", asking(name(2), 0, 1)))
+    error = StorageDamaged("bad")
+    effects = driver.core.downloads.on_chunk_failed(read, error, driver.now, damaged=True)
+    assert only(RemoveSnapshot, effects).snapshot == name(2)
+    only(MakeSnapshot, driver.later(0.001))
 
 
 def test_entries_stay_that_follow_a_snapshot_which_is_being_loaded() -> None:
