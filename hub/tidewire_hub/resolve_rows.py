@@ -123,9 +123,12 @@ def _judge_seed(op: RowOp, life: Life, end: EndState) -> None:
 
 
 def _reborn(op: RowOp, life: Life, end: EndState) -> bool:
-    """Refuse an op on a row that someone else made anew after the op's base."""
+    """Refuse an op on a row that someone else made anew after the op's base.
+
+    One that only comes back, as the hub had lost it, is the row that the app has written.
+    """
     row = None if op.id in end.touched else end.before(op.id)
-    if row is None or not row.born.concurrent_to(life, op.base):
+    if row is None or not row.born.concurrent_to(life, op.base) or life.known_before(row.born.seq, op.base):
         return False
     op.refuse("row_reborn", f"{row.born.device} made this row anew, as entry {row.born.seq}")
     return True

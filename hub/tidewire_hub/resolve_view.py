@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -26,6 +26,10 @@ def life_of(device: str, incarnation: str) -> str:
     return f"{device}/{incarnation}"
 
 
+def _never(_seq: int, _base: int) -> bool:
+    return False
+
+
 class Life(NamedTuple):
     """One life of a device's database, and what earlier lives wrote that is its own as well."""
 
@@ -35,6 +39,8 @@ class Life(NamedTuple):
     """Lives that it goes on from, each with the last entry before they parted."""
     again: bool = False
     """Its batch was in the log before the hub lost it: what of it counts is settled (`reoffer.py`), nothing unseen."""
+    known_before: Callable[[int, int], bool] = _never
+    """Whether an entry brings back what the hub had lost, so that a device at `base` may have had it from there."""
 
 
 class Writer(NamedTuple):

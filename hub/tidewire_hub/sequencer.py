@@ -67,6 +67,7 @@ class Sequencer:
         self._at_ms: Final = at_ms
         self._batch_bytes_max: Final = batch_bytes_max
         self._entry_bytes_max: Final = entry_bytes_max
+        self._head: Final = head.seq
         self._next = head.seq + 1
         self._commit: Final = Commit(head)
         self._problems: Final[dict[BatchProblem, None]] = {}
@@ -155,7 +156,7 @@ class Sequencer:
 
     def _resolve(self, entry: Folded, parsed: ParsedBatch) -> None:
         view = self._state.view()
-        life = self._state.life_of(entry)
+        life = self._state.life_of(entry)._replace(known_before=self._known_before)
         runs = without_forgotten(parsed.batch.changes, self._state.catalogue)
         overtaken: list[RowOp] = []
         if entry.was is not None:
@@ -173,6 +174,15 @@ class Sequencer:
         self._add(entry, to_json(refused), changes, to_json(lost) if lost else b"")
         self._commit.refused += len(refused)
         self._commit.conflicts += self._state.take(effects, view, entry._replace(refused=refused, lost=lost))
+
+    def _known_before(self, seq: int, base: int) -> bool:
+        """See `Life`: only a device that stands where the two branches of the log part knows the one that was lost."""
+        was = self._state.offered(seq)
+        if was is None:
+            return False
+        after = self._position_at(Seq(base + 1))
+        epoch = after.epoch if after is not None else self._epoch if base >= self._head else 0
+        return epoch > was.epoch
 
     def _add(self, entry: Folded, refused_json: bytes, changes_json: bytes, lost: bytes) -> None:
         data = encode_entry(

@@ -292,6 +292,50 @@ def test_a_seed_that_never_left_goes_over_what_a_lost_entry_made_of_its_row(flee
     heal(fleet, b, a)
 
 
+@pytest.mark.parametrize(
+    ("first", "change", "left"),
+    [
+        ("writer", "UPDATE notes SET body = 'of b' WHERE id = 'new'", [("new", "of b", 1)]),
+        ("changer", "UPDATE notes SET body = 'of b' WHERE id = 'new'", [("new", "of b", 1)]),
+        ("writer", "DELETE FROM notes WHERE id = 'new'", []),
+    ],
+)
+def test_a_change_of_a_lost_row_that_never_left_is_of_the_row_that_comes_back(
+    fleet: Fleet, first: str, change: str, left: list[object]
+) -> None:
+    """Guarantee 2: whoever is first, the row that its writer offers again is the one that was changed here."""
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO notes VALUES ('new', 1, 1)")
+    fleet.sync()
+    b.sql(change)
+    b.seal()
+    fleet.lose_tail(backed_up)
+    for edge in (a, b) if first == "writer" else (b, a):
+        fleet.hello(edge)
+        fleet.push(edge)
+        fleet.pull(edge)
+    fleet.pull(b)
+    heal(fleet, a, b)
+    assert a.rows("SELECT * FROM notes WHERE id = 'new'") == left
+    assert a.dead() + b.dead() == []
+
+
+def test_a_change_of_an_older_row_is_none_of_the_one_that_comes_back(fleet: Fleet) -> None:
+    a, b = fleet_of(fleet)
+    b.sql("UPDATE notes SET body = 'of b' WHERE id = 'doomed'")
+    b.seal()
+    a.sql("DELETE FROM notes WHERE id = 'doomed'")
+    fleet.sync([a])
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO notes VALUES ('doomed', 'another', 1)")
+    fleet.sync([a])
+    fleet.lose_tail(backed_up)
+    heal(fleet, a, b)
+    assert b.rows("SELECT body FROM notes WHERE id = 'doomed'") == [("another",)]
+    assert b.dead() == [("notes", "row_reborn", ("doomed",))]
+
+
 def entries_of(commit: Commit) -> list[Entry]:
     """The entries that a commit made."""
     return [TypeAdapter(Entry).validate_json(entry.data) for entry in commit.entries]
