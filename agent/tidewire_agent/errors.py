@@ -6,6 +6,7 @@ DatabaseError
 ├── DatabaseReplaced        the name stands for another file now
 ├── WalReplaced             the -wal or -shm was deleted under the agent
 ├── DatabaseBusy            another program holds the write lock for longer than the busy timeout
+├── BatchDamaged            a sealed batch that waits is not as it was sealed
 ├── DiskFull
 ├── OutboxFull              more waits to be sent than the user allows, and writes are refused
 ├── DiskLow                 less space is free than the agent leaves alone
@@ -66,6 +67,19 @@ class DatabaseBusy(DatabaseError):
     code = "database_busy"
     hint = "another program holds a write transaction open: a running agent tries again by itself, a command does not"
     retry = True
+
+
+class BatchDamaged(DatabaseError):
+    """A sealed batch that waits to be sent is not as it was sealed: the disk has changed it, and nothing is sent."""
+
+    code = "batch_damaged"
+    hint = (
+        "check the disk and put the database back from a copy; or stop the agent and run `tidewire-agent adopt`: rows"
+        " that the hub does not have are then offered to it anew, all others become as the hub has them"
+    )
+
+    def __init__(self, path: Path, batch: int) -> None:
+        super().__init__(f"batch {batch} in {path} is not as it was sealed")
 
 
 class DiskFull(DatabaseError):

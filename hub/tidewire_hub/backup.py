@@ -13,8 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tidewire_hub.database import StorageDamaged, storage_errors
+from tidewire_hub.database import LogDamaged, StorageDamaged, storage_errors
 from tidewire_hub.layout import DataDirectory
+from tidewire_hub.log.sqlite import checked_entries
 from tidewire_schemas.errors import DatabaseError, SettingError
 
 NOT_READABLE_HINT: Final = "run it as the user who runs the hub"
@@ -119,6 +120,7 @@ def _copied(data: DataDirectory, log: Path, state: Path) -> BackupReport:
             _check_sound(state)
         copy_database(data.log, log)
         _check_sound(log)
+        _check_entries(log, data.log)
         oldest = _oldest(log)
         if oldest == 1 or (with_state and _folded(state) + 1 >= oldest):
             return _report(log, state)
@@ -130,6 +132,14 @@ def _check_sound(path: Path) -> None:
         (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise StorageDamaged(f"the copy is not sound: {verdict}", hint="check the file with sqlite3, and the disk")
+
+
+def _check_entries(copy: Path, log: Path) -> None:
+    """SQLite does not notice a byte that the disk has changed inside an entry."""
+    with closing(open_read_only(copy)) as connection, storage_errors(copy):
+        for entry in checked_entries(connection, 0, -1):
+            if not entry.whole:
+                raise LogDamaged(f"{log}: entry {entry.seq} is not as it was written, so it is not backed up")
 
 
 def _oldest(log: Path) -> int:

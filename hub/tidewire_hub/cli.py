@@ -136,7 +136,11 @@ def rejected(config: str | None, as_json: bool, **values: Any) -> None:
 def log(
     config: str | None, from_seq: int | None, limit: int | None, follow: bool, as_json: bool, **values: Any
 ) -> None:
-    """Print entries of the log, oldest first; with --json as they are stored."""
+    """Print entries of the log, oldest first; with --json as they are stored.
+
+    An entry that the disk has changed is not printed but named, and the exit code is 5.
+    """
+    from tidewire_hub.database import LogDamaged  # noqa: PLC0415
     from tidewire_hub.layout import DataDirectory  # noqa: PLC0415
     from tidewire_hub.offline import LogReader  # noqa: PLC0415
 
@@ -148,11 +152,15 @@ def log(
         if following < oldest:
             click.echo(f"the log begins at {oldest}: older entries are no longer kept", err=True)
             following = oldest
-        left = limit
+        left, damaged = limit, False
         while left is None or left > 0:
             entries = reader.read(following, min(_READ_ENTRIES, left or _READ_ENTRIES))
-            for seq, data in entries:
-                click.echo(data.decode() if as_json else _entry_line(json.loads(data)))
+            for seq, data, whole in entries:
+                if whole:
+                    click.echo(data.decode() if as_json else _entry_line(json.loads(data)))
+                else:
+                    click.echo(f"entry {seq} is not as it was written (log_damaged): {LogDamaged.hint}", err=True)
+                    damaged = True
                 following = seq + 1
             left = None if left is None else left - len(entries)
             if not entries and not follow:
@@ -163,6 +171,8 @@ def log(
         click.echo(err=True)
     finally:
         reader.close()
+    if damaged:
+        sys.exit(ExitCode.DATABASE)
 
 
 @main.command()

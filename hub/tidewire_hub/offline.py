@@ -13,6 +13,7 @@ from tidewire_hub.commit import TableDigest
 from tidewire_hub.database import StorageDamaged, storage_errors
 from tidewire_hub.devices import DevicesDocument, read_document
 from tidewire_hub.layout import DataDirectory, is_locked
+from tidewire_hub.log.sqlite import CheckedEntry, checked_entries
 from tidewire_hub.settings import HubSettings
 from tidewire_hub.state.conflicts import Conflict
 from tidewire_hub.state.store import FORMAT, Limits, State
@@ -20,7 +21,6 @@ from tidewire_hub.stream_host import open_stream
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.positions import START, Position
 
-_ENTRIES = "SELECT seq, data FROM entry WHERE seq >= ? ORDER BY seq LIMIT ?"
 _HEAD = "SELECT epoch, seq FROM entry ORDER BY seq DESC LIMIT 1"
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM entry"
 _OLDEST = "SELECT coalesce(min(seq), 1) FROM entry"
@@ -32,13 +32,6 @@ CATCH_UP_S: Final = 3.0
 _CATCH_UP_PAUSE_S: Final = 0.05
 
 
-class StoredBytes(NamedTuple):
-    """An entry of the log as it is stored."""
-
-    seq: int
-    data: bytes
-
-
 class LogReader:
     """Reads a log that another process may be writing."""
 
@@ -46,11 +39,10 @@ class LogReader:
         self._path = path
         self._connection = open_read_only(path)
 
-    def read(self, from_seq: int, count_max: int) -> list[StoredBytes]:
+    def read(self, from_seq: int, count_max: int) -> list[CheckedEntry]:
         """Entries from `from_seq` on."""
         with storage_errors(self._path):
-            rows = self._connection.execute(_ENTRIES, (from_seq, count_max)).fetchall()
-        return [StoredBytes(seq, data) for seq, data in rows]
+            return list(checked_entries(self._connection, from_seq, count_max))
 
     def newest(self) -> int:
         """Seq of the newest entry, 0 if there is none."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from support.flipped import flip_in
 from tidewire_hub.database import LogDamaged, StorageDamaged, StorageFailed
 from tidewire_hub.log.memory import MemoryLog
 from tidewire_hub.log.port import EntriesTrimmed, HubLog, LogOutOfStep, StaleLeader, StoredEntry
@@ -24,6 +25,8 @@ BACKENDS: dict[str, Callable[[Path], HubLog]] = {
     "memory": lambda path: MemoryLog("ab" * 16),
     "sqlite": lambda path: SqliteLog.open(path / "log.db"),
 }
+
+BEFORE_CHECKSUMS = "".join(f"ALTER TABLE {table} DROP COLUMN crc;" for table in ("entry", "log", "document"))
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -221,7 +224,7 @@ def test_what_was_trimmed_is_remembered_when_the_file_is_opened_again(tmp_path: 
 def test_a_file_of_the_first_format_is_brought_to_the_present_one(tmp_path: Path) -> None:
     SqliteLog.open(tmp_path / "log.db").close()
     with closing(sqlite3.connect(tmp_path / "log.db")) as old:
-        old.executescript("ALTER TABLE entry DROP COLUMN crc; DROP TABLE trimmed; PRAGMA user_version = 1")
+        old.executescript(f"{BEFORE_CHECKSUMS} DROP TABLE trimmed; PRAGMA user_version = 1")
     log = SqliteLog.open(tmp_path / "log.db")
     log.acquire(Epoch(1))
     log.append(Epoch(1), Seq(0), entries(1, 1, 3))
@@ -235,7 +238,7 @@ def test_entries_of_a_format_without_checksums_are_read_as_they_are(tmp_path: Pa
     log.append(Epoch(1), Seq(0), entries(1, 1, 2))
     log.close()
     with closing(sqlite3.connect(tmp_path / "log.db")) as old:
-        old.executescript("ALTER TABLE entry DROP COLUMN crc; PRAGMA user_version = 2")
+        old.executescript(f"{BEFORE_CHECKSUMS} PRAGMA user_version = 2")
     log = SqliteLog.open(tmp_path / "log.db")
     log.append(Epoch(1), Seq(2), entries(1, 3, 3))
     assert read_all(log) == entries(1, 1, 3)
@@ -251,14 +254,30 @@ def test_a_changed_byte_of_an_entry_is_noticed_when_it_is_read(tmp_path: Path, p
     log.acquire(Epoch(1))
     log.append(Epoch(1), Seq(0), [*entries(1, 1, 1), StoredEntry(Position(1, 2), data)])
     log.close()
-    content = bytearray(written.read_bytes())
-    content[content.index(data) + place] ^= 1
-    written.write_bytes(content)
+    flip_in(written, data, place)
     log = SqliteLog.open(written)
     assert log.read(Seq(0), bytes_max=1, entries_max=1) == entries(1, 1, 1)
     with pytest.raises(LogDamaged, match="entry 2 is not as it was written"):
         read_all(log)
     log.close()
+
+
+@pytest.mark.fault("a byte of the hub's log that the disk has changed")
+def test_a_changed_byte_beside_the_entries_is_noticed_when_it_is_read(tmp_path: Path) -> None:
+    """Guarantee 3."""
+    log = SqliteLog.open(tmp_path / "log.db")
+    log.acquire(Epoch(1))
+    log.save_document("catalogue", b"all tables")
+    log_id = log.log_id
+    log.close()
+    flip_in(tmp_path / "log.db", b"all tables", 4)
+    log = SqliteLog.open(tmp_path / "log.db")
+    with pytest.raises(LogDamaged, match="document 'catalogue'"):
+        log.load_document("catalogue")
+    log.close()
+    flip_in(tmp_path / "log.db", log_id.encode(), 7)
+    with pytest.raises(LogDamaged, match="id or epoch"):
+        SqliteLog.open(tmp_path / "log.db")
 
 
 def test_two_logs_have_different_ids(tmp_path: Path) -> None:

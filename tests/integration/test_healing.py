@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from support.fleet import Edge, Fleet
 from support.snapshots import FleetSnapshot
+from tidewire_agent.errors import BatchDamaged
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.settings import StoreSettings
 from tidewire_hub.stream import Commit
@@ -54,6 +55,35 @@ def test_what_a_hub_lost_comes_back_from_the_devices_that_wrote_it(fleet: Fleet)
         assert edge.rows("SELECT * FROM notes ORDER BY 1") == before
         assert edge.rows("SELECT * FROM orders") == [(1, 3, "one")]
         assert edge.dead() == []
+
+
+@pytest.mark.fault("a byte of a device's database that the disk has changed")
+def test_a_kept_batch_that_the_disk_has_changed_is_not_offered_again(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guarantee 7: what others have of it comes from them."""
+    a, b = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO notes VALUES ('new', 1, 1)")
+    fleet.sync()
+    b.sql("INSERT INTO notes VALUES ('other', 1, 1)")
+    fleet.sync()
+    a.sql("UPDATE tidewire_batch SET payload = CAST(replace(payload, 'new', 'mew') AS BLOB)")
+    fleet.lose_tail(backed_up)
+    heal(fleet, a, b)
+    assert "is not as it was sealed, so it is not offered again" in caplog.text
+    assert a.rows("SELECT id FROM notes ORDER BY 1") == [("doomed",), ("kept",), ("new",), ("other",)]
+
+
+@pytest.mark.fault("a byte of a device's database that the disk has changed")
+def test_a_batch_that_the_disk_has_changed_before_it_was_sent_is_not_sent(fleet: Fleet) -> None:
+    """Guarantee 7."""
+    a, _ = fleet_of(fleet)
+    a.sql("INSERT INTO notes VALUES ('new', 1, 1)")
+    a.seal()
+    a.sql("UPDATE tidewire_batch SET payload = CAST(replace(payload, 'new', 'mew') AS BLOB)")
+    with pytest.raises(BatchDamaged):
+        a.store.outbox(0, count_max=100, bytes_max=10**6)
 
 
 def test_older_values_never_win_over_newer_ones_whoever_comes_first(fleet: Fleet) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.broker import Mosquitto
+from support.flipped import flip_in
 from support.hub_process import HandMadeDevice, HubProcess, tidewire_hub
 from support.waiting import wait_for_async
 from tidewire_link.command_line import ExitCode
@@ -152,6 +153,23 @@ def position_in(state: Path) -> int:
     """Seq up to which the state's file is the log's fold."""
     with closing(sqlite3.connect(f"{state.as_uri()}?mode=ro", uri=True)) as connection:
         return int(connection.execute("SELECT seq FROM meta").fetchone()[0])
+
+
+@pytest.mark.fault("a byte of the hub's log that the disk has changed")
+async def test_an_entry_that_the_disk_has_changed_is_named_and_not_backed_up(
+    till: HandMadeDevice, hub: HubProcess, tmp_path: Path
+) -> None:
+    """Guarantee 3."""
+    assert hub.terminate() == 0
+    flip_in(hub.data / "main" / "log.db", b'"note 17"', 6)
+    printed = tidewire_hub("log", "--data", hub.data, "--from", "1", "--json")
+    assert printed.returncode == ExitCode.DATABASE
+    assert [json.loads(line)["seq"] for line in printed.stdout.splitlines()] == [n for n in range(1, 31) if n != 17]
+    assert "entry 17 is not as it was written" in printed.stderr
+    backup = tidewire_hub("backup", "--data", hub.data, tmp_path / "copy")
+    assert backup.returncode == ExitCode.DATABASE
+    assert "entry 17 is not as it was written" in backup.stderr
+    assert not (tmp_path / "copy" / "main" / "log.db").exists()
 
 
 async def test_a_backup_of_a_running_hub_is_a_data_directory_with_the_same_log(

@@ -12,7 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tidewire_agent.errors import DatabaseNotUsable
+from tidewire_agent.errors import BatchDamaged, DatabaseNotUsable
 from tidewire_agent.store import healing
 from tidewire_agent.store.healing import Anew, Kept
 from tidewire_agent.store.meta import Meta
@@ -159,8 +159,12 @@ class Outbox:
 
     def payload_of(self, number: int) -> bytes:
         """The bytes of a batch that is here."""
-        row = self._connection.execute("SELECT payload FROM tidewire_batch WHERE batch = ?", (number,)).fetchone()
-        payload: bytes = row[0]
+        row = self._connection.execute(
+            "SELECT digest, payload FROM tidewire_batch WHERE batch = ?", (number,)
+        ).fetchone()
+        digest: str = row[0]
+        payload: bytes = row[1]
+        self._check(number, digest, payload)
         return payload
 
     def above(self, number: int, bytes_max: int) -> bool:
@@ -210,8 +214,14 @@ class Outbox:
             size += bytes_
             if found and size > bytes_max:
                 break
+            self._check(batch, digest, payload)
             found.append(SealedBatch(batch, digest, payload, sealed_at))
         return found
+
+    def _check(self, batch: int, digest: str, payload: bytes) -> None:
+        """Before a batch is used: SQLite does not notice a byte that the disk has changed inside a value."""
+        if message_digest(payload) != digest:
+            raise BatchDamaged(self._path, batch)
 
     def harden(self) -> None:
         """Bring all commits to the disk, outside any lock: SQLite's own fsync would hold up the app.
@@ -328,11 +338,16 @@ class Outbox:
         begins: list[tuple[int, int]] = []
         for (old,) in waiting:
             begins.append((old, number + 1))
-            row = self._connection.execute(
-                "SELECT batch, sealed_at, payload, epoch, seq, refused FROM tidewire_batch WHERE batch = ?", (old,)
+            sealed_as, *row = self._connection.execute(
+                "SELECT digest, batch, sealed_at, payload, epoch, seq, refused FROM tidewire_batch WHERE batch = ?",
+                (old,),
             ).fetchone()
             self._connection.execute("DELETE FROM tidewire_batch WHERE batch = ?", (old,))
             kept = Kept(*row)
+            if old <= self.released and message_digest(kept.payload) != sealed_as:
+                logger.error("batch %d is not as it was sealed, so it is not offered again: check the disk", old)
+                continue
+            self._check(old, sealed_as, kept.payload)
             for changes_json, was in anew(kept):
                 number += 1
                 batch = self._batch(number, incarnation, last, changes_json, kept.sealed_at, was)

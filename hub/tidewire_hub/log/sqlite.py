@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 from zlib import crc32
 
 from tidewire_hub.database import (
@@ -21,8 +21,10 @@ from tidewire_hub.database import (
 from tidewire_hub.log.port import EntriesTrimmed, StaleLeader, StoredEntry, check_append, fitting
 from tidewire_schemas.positions import START, Epoch, Position, Seq
 
-FORMAT: Final = 3
-"""`PRAGMA user_version` of the file. 1 had no table `trimmed`, 2 no checksums."""
+FORMAT: Final = 4
+"""`PRAGMA user_version` of the file. 1 had no table `trimmed`, 2 no checksums of entries, 3 none of all else."""
+
+_FORMAT_OF_CHECKSUMS: Final = 3
 
 CACHE_BYTES: Final = 2 * 1024 * 1024
 """Small: entries are appended and read once, in order."""
@@ -32,7 +34,8 @@ _SCHEMA: Final = (
     CREATE TABLE log (
         id     INTEGER PRIMARY KEY CHECK (id = 1),
         log_id TEXT    NOT NULL,
-        epoch  INTEGER NOT NULL
+        epoch  INTEGER NOT NULL,
+        crc    INTEGER -- of both
     )
     """,
     """
@@ -47,7 +50,8 @@ _SCHEMA: Final = (
     """
     CREATE TABLE document (
         name TEXT PRIMARY KEY,
-        data BLOB NOT NULL
+        data BLOB NOT NULL,
+        crc  INTEGER -- of both; NULL in documents of an earlier format
     ) WITHOUT ROWID
     """,
 )
@@ -72,9 +76,12 @@ _REMEMBER_TRIMMED: Final = """
     ON CONFLICT (epoch) DO UPDATE SET seq = excluded.seq
 """
 _SAVE_DOCUMENT: Final = """
-    INSERT INTO document (name, data) VALUES (?, ?)
-    ON CONFLICT (name) DO UPDATE SET data = excluded.data
+    INSERT INTO document (name, data, crc) VALUES (?, ?, ?)
+    ON CONFLICT (name) DO UPDATE SET data = excluded.data, crc = excluded.crc
 """
+_FORMAT_4: Final = ("ALTER TABLE log ADD COLUMN crc INTEGER", "ALTER TABLE document ADD COLUMN crc INTEGER")
+_ENTRIES: Final = "SELECT seq, epoch, data, lost, crc FROM entry WHERE seq >= ? ORDER BY seq LIMIT ?"
+_ENTRIES_BEFORE_CHECKSUMS: Final = "SELECT seq, epoch, data, NULL, NULL FROM entry WHERE seq >= ? ORDER BY seq LIMIT ?"
 
 
 class SqliteLog:
@@ -129,7 +136,7 @@ class SqliteLog:
             stored = self._stored_epoch()
             if epoch <= stored:
                 raise StaleLeader(ours=epoch, stored=stored)
-            self._connection.execute("UPDATE log SET epoch = ?", (epoch,))
+            self._connection.execute("UPDATE log SET epoch = ?, crc = ?", (epoch, _identity_crc(self._log_id, epoch)))
 
     def append(self, epoch: Epoch, after: Seq, entries: Sequence[StoredEntry]) -> None:
         """See `HubLog`."""
@@ -137,7 +144,7 @@ class SqliteLog:
             stored, head = self._stored_epoch(), Seq(self._stored_head().seq)
             check_append(epoch, after, entries, stored=stored, head=head)
             self._connection.executemany(
-                _APPEND, [(e.position.seq, e.position.epoch, e.data, e.lost or None, _crc(e)) for e in entries]
+                _APPEND, [(e.position.seq, e.position.epoch, e.data, e.lost or None, _entry_crc(e)) for e in entries]
             )
 
     def read(self, after: Seq, *, bytes_max: int, entries_max: int) -> list[StoredEntry]:
@@ -153,7 +160,7 @@ class SqliteLog:
                 if page and size > bytes_max:
                     break
                 entry = StoredEntry(Position(epoch, seq), data, lost or b"")
-                if crc is not None and crc != _crc(entry):
+                if not _is_as_written(entry, crc):
                     raise LogDamaged(f"{self.path}: entry {seq} is not as it was written")
                 page.append(entry)
             cursor.close()
@@ -192,13 +199,18 @@ class SqliteLog:
     def save_document(self, name: str, data: bytes) -> None:
         """See `HubLog`."""
         with storage_errors(self.path), transaction(self._connection):
-            self._connection.execute(_SAVE_DOCUMENT, (name, data))
+            self._connection.execute(_SAVE_DOCUMENT, (name, data, _document_crc(name, data)))
 
     def load_document(self, name: str) -> bytes | None:
         """See `HubLog`."""
         with storage_errors(self.path):
-            row = self._connection.execute("SELECT data FROM document WHERE name = ?", (name,)).fetchone()
-        return None if row is None else bytes(row[0])
+            row = self._connection.execute("SELECT data, crc FROM document WHERE name = ?", (name,)).fetchone()
+        if row is None:
+            return None
+        data, crc = bytes(row[0]), row[1]
+        if crc is not None and crc != _document_crc(name, data):
+            raise LogDamaged(f"{self.path}: the document {name!r} is not as it was written")
+        return data
 
     def rest(self) -> None:
         """See `HubLog`."""
@@ -211,8 +223,7 @@ class SqliteLog:
             self._connection.close()
 
     def _stored_epoch(self) -> Epoch:
-        row = self._connection.execute("SELECT epoch FROM log").fetchone()
-        return Epoch(row[0])
+        return _identity(self.path, self._connection)[1]
 
     def _stored_head(self) -> Position:
         row = self._connection.execute(_HEAD).fetchone()
@@ -223,9 +234,48 @@ class SqliteLog:
         return Seq(row[0] or 1)
 
 
-def _crc(entry: StoredEntry) -> int:
-    """A checksum: SQLite does not notice a byte that the disk has changed inside a value."""
+class CheckedEntry(NamedTuple):
+    """An entry as it is stored, and whether it is as it was written."""
+
+    seq: int
+    data: bytes
+    whole: bool
+
+
+def checked_entries(connection: sqlite3.Connection, from_seq: int, count_max: int) -> Iterator[CheckedEntry]:
+    """Entries from `from_seq` on out of a log's file of any format, for who looks on from outside."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    query = _ENTRIES if version >= _FORMAT_OF_CHECKSUMS else _ENTRIES_BEFORE_CHECKSUMS
+    for seq, epoch, data, lost, crc in connection.execute(query, (from_seq, count_max)):
+        yield CheckedEntry(seq, data, _is_as_written(StoredEntry(Position(epoch, seq), data, lost or b""), crc))
+
+
+def _is_as_written(entry: StoredEntry, crc: int | None) -> bool:
+    """SQLite does not notice a byte that the disk has changed inside a value. Entries of an early format pass."""
+    return crc is None or crc == _entry_crc(entry)
+
+
+def _entry_crc(entry: StoredEntry) -> int:
     return crc32(entry.lost, crc32(entry.data, crc32(b"%d %d" % entry.position)))
+
+
+def _document_crc(name: str, data: bytes) -> int:
+    return crc32(data, crc32(name.encode()))
+
+
+def _identity_crc(log_id: str, epoch: int) -> int:
+    return crc32(f"{log_id} {epoch}".encode())
+
+
+def _identity(path: Path, connection: sqlite3.Connection) -> tuple[str, Epoch]:
+    """The log's id, and the epoch under which it was acquired last."""
+    row = connection.execute("SELECT log_id, epoch, crc FROM log").fetchone()
+    if row is None:
+        raise StorageDamaged(f"{path}: holds no log id")
+    log_id, epoch, crc = row
+    if crc != _identity_crc(log_id, epoch):
+        raise LogDamaged(f"{path}: the log's id or epoch is not as it was written")
+    return str(log_id), Epoch(epoch)
 
 
 def _prepare(path: Path, connection: sqlite3.Connection) -> str:
@@ -237,14 +287,19 @@ def _prepare(path: Path, connection: sqlite3.Connection) -> str:
         if version == 0:
             for statement in _SCHEMA:
                 connection.execute(statement)
-            connection.execute("INSERT INTO log (id, log_id, epoch) VALUES (1, ?, 0)", (os.urandom(16).hex(),))
+            log_id = os.urandom(16).hex()
+            connection.execute(
+                "INSERT INTO log (id, log_id, epoch, crc) VALUES (1, ?, 0, ?)", (log_id, _identity_crc(log_id, 0))
+            )
         if version < 2:  # see FORMAT
             connection.execute(_TRIMMED)
         if version in (1, 2):
             connection.execute("ALTER TABLE entry ADD COLUMN crc INTEGER")
+        if version in (1, 2, 3):
+            for statement in _FORMAT_4:
+                connection.execute(statement)
+            for found in connection.execute("SELECT log_id, epoch FROM log").fetchall():
+                connection.execute("UPDATE log SET crc = ?", (_identity_crc(*found),))
         if version < FORMAT:
             connection.execute(f"PRAGMA user_version = {FORMAT}")
-        row = connection.execute("SELECT log_id FROM log").fetchone()
-    if row is None:
-        raise StorageDamaged(f"{path}: holds no log id")
-    return str(row[0])
+        return _identity(path, connection)[0]
