@@ -89,7 +89,9 @@ class AgentStatus(Document):
     parked: int | None = None
     dead_letters: int | None = None
     lock_share: float = 0.0
-    """Share of the last minute in which sealing held the app's write lock."""
+    """Share of the last minute in which the app's write lock was held."""
+    lock_longest_ms: float = 0.0
+    """The longest that sealing, applying or loading held it at once since the database was opened, milliseconds."""
     verified: VerifyReport | None = None
     """What the last comparison with the hub's rows found, without the rows; None before the first since it started."""
     refused: dict[str, str] = {}

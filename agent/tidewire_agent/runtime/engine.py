@@ -161,6 +161,8 @@ class Engine:
         """As they were said last."""
         self.lock_s = 0.0
         """How long the app's write lock was held, all in all."""
+        self.lock_longest_s = 0.0
+        """The longest that sealing, applying or loading held it at once."""
 
     # ── from outside ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -336,6 +338,7 @@ class Engine:
 
     def _held(self, lock_s: float) -> None:
         self.lock_s += lock_s
+        self.lock_longest_s = max(self.lock_longest_s, lock_s)
         self._pace.held(lock_s, self._loop.time())
 
     async def _look(self) -> filework.Sealed:

@@ -150,6 +150,7 @@ class Reporter:
             parked=backlog.parked if backlog else None,
             dead_letters=backlog.dead_letters if backlog else None,
             lock_share=self._lock_share(),
+            lock_longest_ms=round(engine.lock_longest_s * 1000, 1) if engine else 0.0,
             verified=self._report.without_rows() if self._report else None,
             refused={problem.table: problem.message for problem in engine.session.refused} if engine else {},
             problems=tuple(ProblemStatus(code=t.code, message=t.message, hint=t.hint) for t in self._troubles.all),
