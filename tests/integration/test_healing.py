@@ -322,33 +322,57 @@ def test_a_seed_that_never_left_goes_over_what_a_lost_entry_made_of_its_row(flee
     heal(fleet, b, a)
 
 
+@pytest.mark.fault("a hub that lost the end of its log")
+@pytest.mark.parametrize("first", ["writer", "changer", "changer, and is through with it"])
 @pytest.mark.parametrize(
-    ("first", "change", "left"),
-    [
-        ("writer", "UPDATE notes SET body = 'of b' WHERE id = 'new'", [("new", "of b", 1)]),
-        ("changer", "UPDATE notes SET body = 'of b' WHERE id = 'new'", [("new", "of b", 1)]),
-        ("writer", "DELETE FROM notes WHERE id = 'new'", []),
-    ],
+    "change", ["UPDATE notes SET body = 'of b' WHERE id = 'new'", "DELETE FROM notes WHERE id = 'new'"]
 )
-def test_a_change_of_a_lost_row_that_never_left_is_of_the_row_that_comes_back(
-    fleet: Fleet, first: str, change: str, left: list[object]
+@pytest.mark.parametrize("left", ["not yet sealed", "not yet sent", "in the log"])
+def test_a_change_of_a_lost_row_counts_whoever_comes_back_first(
+    fleet: Fleet, first: str, change: str, left: str
 ) -> None:
-    """Guarantee 2: whoever is first, the row that its writer offers again is the one that was changed here."""
+    """Guarantees 1 and 2: the row that its writer offers again is the one that was changed, and changed it stays."""
     a, b = fleet_of(fleet)
     backed_up = fleet.stream.head.seq
     a.sql("INSERT INTO notes VALUES ('new', 1, 1)")
     fleet.sync()
     b.sql(change)
-    b.seal()
+    if left == "not yet sent":
+        b.seal()
+    elif left == "in the log":
+        fleet.sync()
     fleet.lose_tail(backed_up)
     for edge in (a, b) if first == "writer" else (b, a):
         fleet.hello(edge)
         fleet.push(edge)
         fleet.pull(edge)
-    fleet.pull(b)
+        if "through" in first:
+            fleet.sync([edge])
     heal(fleet, a, b)
-    assert a.rows("SELECT * FROM notes WHERE id = 'new'") == left
-    assert a.dead() + b.dead() == []
+    expected = [("new", "of b", 1)] if change.startswith("UPDATE") else []
+    assert a.rows("SELECT * FROM notes WHERE id = 'new'") == expected
+    assert b.dead() == []
+
+
+def test_what_is_to_be_offered_once_more_waits_across_a_restart_and_another_loss(fleet: Fleet) -> None:
+    """Guarantee 1."""
+    a, b = fleet_of(fleet, ALL_AT_ONCE)
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO notes VALUES ('new', 1, 1)")
+    fleet.sync()
+    b.sql("UPDATE notes SET body = 'of b' WHERE id = 'new'")
+    fleet.sync()
+    fleet.lose_tail(backed_up)
+    fleet.hello(b)
+    fleet.push(b)
+    fleet.pull(b)
+    b.store.close()
+    b.store = EdgeStore.open(b.path, device="b", settings=ALL_AT_ONCE)
+    fleet.lose_tail(backed_up)
+    fleet.hello(a)
+    fleet.push(a)
+    heal(fleet, b, a)
+    assert a.rows("SELECT body FROM notes WHERE id = 'new'") == [("of b",)]
 
 
 def test_a_change_of_an_older_row_is_none_of_the_one_that_comes_back(fleet: Fleet) -> None:

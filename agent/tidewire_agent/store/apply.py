@@ -25,6 +25,7 @@ from tidewire_agent.store.dead_letters import DeadLetters
 from tidewire_agent.store.history import move_on
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta, mark_base
+from tidewire_agent.store.once_more import OnceMore
 from tidewire_agent.store.outbox import Outbox
 from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
@@ -95,6 +96,7 @@ class Applier:
         dead_letters: DeadLetters,
         seeds: Seeds,
         loads: Loads,
+        once_more: OnceMore,
         *,
         lock_ms_max: float,
     ) -> None:
@@ -110,6 +112,7 @@ class Applier:
         self._dead_letters = dead_letters
         self._seeds = seeds
         self._loads = loads
+        self._once_more = once_more
         self._piece = PieceSize(lock_ms_max)
 
     @property
@@ -211,8 +214,16 @@ class Applier:
             and number > self._outbox.released
             and entry.digest == self._outbox.digest_of(number)
             and all(synced.attached.first_batch <= number for synced in self._catalogue)
-            and not (self._seeds.healing is not None and any(run.op == "seed" for run in entry.changes))
+            and not any(self._may_differ(entry, run) for run in entry.changes)
         )
+
+    def _may_differ(self, entry: Entry, run: Run) -> bool:
+        """Whether rows of an own batch may be others here than the hub took.
+
+        Seeds yield to the log, so a log that the hub has lost since may have gone over rows that wait to be offered.
+        Of a change that is offered again the hub takes what nobody later has written over.
+        """
+        return self._seeds.healing is not None if run.op == "seed" else entry.was is not None
 
     # ── which entries ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,18 +280,14 @@ class Applier:
         return None
 
     def _apply_changes(self, entry: Entry, *, first_batch: int | None) -> None:
-        """Apply an entry's changes to all tables, or to those whose `first_batch` is above the given one.
-
-        Seeds yield to the log, so a log that the hub has lost since may have gone over rows that wait to be offered.
-        """
+        """Apply an entry's changes, or what the own batch `first_batch` does not say of the rows here already."""
         runs = sorted(entry.changes, key=lambda run: run.op != "delete")
         found = ((self._wanted(run.table, entry.seq), run) for run in runs)
-        healing = self._seeds.healing is not None
         wanted = [
             (s, run)
             for s, run in found
             if s is not None
-            and (first_batch is None or s.attached.first_batch > first_batch or (healing and run.op == "seed"))
+            and (first_batch is None or s.attached.first_batch > first_batch or self._may_differ(entry, run))
         ]
         for synced, run in wanted:
             if not has_key_of(synced, run):
@@ -340,6 +347,8 @@ class Applier:
             self._rows.drop_older(entry)
         self._apply_changes(entry, first_batch=number)
         self._rows.touch(entry, but_not=self._loads.is_under_way)
+        if self._seeds.healing is not None:
+            self._once_more.keep_deletes(entry, self._outbox.payload_of(number))
         if entry.refused:
             self._take_hub_rows(entry, number, batch_cells(self._outbox.payload_of(number)))
 
@@ -360,6 +369,8 @@ class Applier:
                 # It is here: it will be offered as a seed, unless another device offers it before.
                 if refusal.op == "set" and entry.was is None:
                     self._rows.send_again(synced, key, cells)
+                elif refusal.op == "set" and entry.was is not None:
+                    self._once_more.keep_set(entry.was, refusal, cells)
                 continue
             letters.append(refused_letter(refusal, entry.seq, entry.batch, cells))
             if synced is None or (number is not None and synced.attached.first_batch > number):

@@ -98,8 +98,8 @@ def fall_back(connection: sqlite3.Connection, meta: Meta, common: Position, offe
 
 def take_another_log(connection: sqlite3.Connection, meta: Meta) -> None:
     """In the caller's transaction: stand before the start of whatever log comes, with rows that it may not have."""
-    for table in ("tidewire_change", "tidewire_mark", "tidewire_touched", "tidewire_parked", "tidewire_elsewhere"):
-        connection.execute(f"DELETE FROM {table}")
+    for table in ("change", "mark", "touched", "parked", "elsewhere", "again"):
+        connection.execute(f"DELETE FROM tidewire_{table}")
     connection.execute(_TAKE_ALL)
     meta.checkpoint = START
     meta.set(log_id=None, heard_epoch=0, history=None, healing=None, healing_tables=None, elsewhere_at=0)

@@ -17,6 +17,7 @@ from tidewire_agent.store.fresh_questions import FreshQuestions
 from tidewire_agent.store.load_refusals import LoadRefusals
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.once_more import OnceMore
 from tidewire_agent.store.open_files import OpenFiles
 from tidewire_agent.store.outbox import Outbox
 from tidewire_agent.store.outbox_limit import OutboxLimit
@@ -124,6 +125,7 @@ class StoreParts:
         self.parked = Parked(connection)
         self.seeds = Seeds(connection, self.meta, self.catalogue, chunk_bytes=settings.seed_chunk_bytes)
         self.loads = Loads(connection, self.meta, self.catalogue)
+        self.once_more = OnceMore(connection, self.catalogue, self.outbox, self.seeds)
         self.changes = ChangeLog(
             connection,
             self.meta,
@@ -150,6 +152,7 @@ class StoreParts:
             self.dead_letters,
             self.seeds,
             self.loads,
+            self.once_more,
             lock_ms_max=self._settings.lock_hold_ms_max,
         )
 
@@ -165,6 +168,7 @@ class StoreParts:
             TakenOver(self.connection, self.catalogue, self.dead_letters, self._write),
             self.changes,
             Drafter(self.connection, self.catalogue, self.changes, self.seeds, self.loads),
+            self.once_more,
             sealed=self.rows.sealed,
         )
 

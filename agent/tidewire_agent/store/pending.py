@@ -254,10 +254,11 @@ class Pending:
 
     def _batch_rows(self, batch: int, payload: bytes) -> list[_Row]:
         rows: list[_Row] = []
-        for run in parse_batch(payload, bytes_max=len(payload)).batch.changes:
+        sealed = parse_batch(payload, bytes_max=len(payload)).batch
+        for run in sealed.changes:
             synced = self._catalogue.by_name(run.table)
-            if synced is None or batch < synced.attached.first_batch:
-                continue
+            if synced is None or batch < synced.attached.first_batch or (sealed.was and run.op != "seed"):
+                continue  # of what is offered again the hub says what counts
             cols = _OFFERED if run.op == "seed" else None
             named = [fold(name) for name in run.columns]
             if run.op == "set":

@@ -106,6 +106,15 @@ CREATE TABLE IF NOT EXISTS tidewire_elsewhere (
     PRIMARY KEY (t, name)
 ) WITHOUT ROWID;
 
+-- While rows are offered that a hub has lost: changes that it can take only once it has the rows (see once_more.py).
+-- `epoch`, `seq`: their place in the lost log. `changes`: JSON, as in a batch.
+CREATE TABLE IF NOT EXISTS tidewire_again (
+    epoch   INTEGER NOT NULL,
+    seq     INTEGER NOT NULL,
+    changes TEXT NOT NULL,
+    PRIMARY KEY (epoch, seq, changes)
+) WITHOUT ROWID;
+
 -- Rows of which a change was too large to be sent: the next change of such a row sends the whole row.
 CREATE TABLE IF NOT EXISTS tidewire_unsent (
     t   INTEGER NOT NULL,

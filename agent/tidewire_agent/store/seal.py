@@ -21,6 +21,7 @@ from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
 from tidewire_agent.store.draft import Draft, Drafter, TooManyBytes, encoded_seeds
 from tidewire_agent.store.healing import healed
 from tidewire_agent.store.meta import Meta
+from tidewire_agent.store.once_more import OnceMore
 from tidewire_agent.store.outbox import Outbox, SealedBatch
 from tidewire_agent.store.reading import snapshot
 from tidewire_agent.store.seeds import Seeds
@@ -70,6 +71,7 @@ class Sealer:
         taken_over: TakenOver,
         changes: ChangeLog,
         drafter: Drafter,
+        once_more: OnceMore,
         *,
         sealed: Callable[[Sequence[tuple[int, bytes]]], None],
     ) -> None:
@@ -83,6 +85,7 @@ class Sealer:
         self._taken_over = taken_over
         self._changes = changes
         self._drafter = drafter
+        self._once_more = once_more
         self._sealed = sealed
 
     def seal(self, now_ms: int, least: int = 1) -> SealOutcome:
@@ -93,6 +96,7 @@ class Sealer:
             return SealOutcome(batch=None, more=False, lock_s=0.0, left=left)
         if self._seeds.is_over:
             with self._transaction():
+                self._once_more.offer(now_ms)
                 healed(self._meta)
             logger.info("all that is here and the hub had lost is offered to it again")
         draft = self._draft(now_ms)
