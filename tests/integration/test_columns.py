@@ -486,3 +486,34 @@ def test_values_of_a_column_that_has_come_are_not_lost_when_a_hub_loses_the_end_
     ]
     assert [(letter.reason, letter.cells) for letter in b.store.dead(10)] == [("column_known", {"x": "of b 3"})]
     fleet.assert_equal()
+
+
+@pytest.mark.parametrize("other", ["comes back", "does not"])
+def test_values_of_a_column_that_only_a_lost_part_of_the_log_had_are_the_same_everywhere(
+    fleet: Fleet, other: str
+) -> None:
+    """Guarantee 7: also where no device keeps the batch any more that wrote them."""
+    forgetful = StoreSettings(kept_batches_max=0)
+    a, b = (fleet.edge(name, ITEMS, settings=forgetful) for name in "ab")
+    a.sql("INSERT INTO items VALUES ('1', 'one', 1), ('2', 'two', 2)")
+    fleet.sync()
+    backed_up = fleet.stream.head.seq
+    for edge in (a, b):
+        edge.sql("ALTER TABLE items ADD COLUMN x DEFAULT 7; ALTER TABLE items ADD COLUMN y")
+        fleet.sync()
+    a.sql("UPDATE items SET x = 'of a', y = 'of a'; INSERT INTO items VALUES ('3', 'three', 3, 'of a', 'of a')")
+    fleet.sync()
+    b.sql("UPDATE items SET y = 'not sent' WHERE id = '2'")
+    fleet.lose_tail(backed_up)
+    fleet.hello(b)
+    fleet.sync([b])
+    fleet.assert_equal(edges=[b])
+    if other == "comes back":
+        fleet.hello(a)
+        fleet.sync()
+        fleet.assert_equal()
+    assert b.rows(ALL_ROWS) == [
+        ("1", "one", 1, 7, None),
+        ("2", "two", 2, 7, "not sent"),
+        ("3", "three", 3, "of a", "of a"),
+    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from tidewire_agent.store import capture
@@ -219,6 +220,8 @@ class RowWriter:
                 self._dead_letters.add([overtaken_letter(change, "seed", cells, "row_known", TAKEN)])
             if local is not None and change.op != "delete":
                 self._offer_unnamed(change, local)
+        elif self._seeds.had_all(synced) and change.op != "delete" and self._seeds.is_original(synced, change.key):
+            self._reset_unnamed(change, key)
         self._connection.execute(
             "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", (synced.attached.id, key)
         )
@@ -236,6 +239,20 @@ class RowWriter:
                     "INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)",
                     ((synced.attached.id, table.key_bytes(tuple(decode_row(row[: run.key])))) for row in run.rows),
                 )
+
+    def _reset_unnamed(self, change: RowChange, key: bytes) -> None:
+        """Cells that only a lost part of the log has spoken of are as at the hub, until they are offered again."""
+        synced = change.synced
+        overlay = self._overlay(synced, key)
+        if overlay.whole:
+            return
+        stays = overlay.columns | self._catalogue.elsewhere.arrived(synced.attached.id)
+        stays |= {fold(name) for name in (*change.columns, *synced.table.key)}
+        values = {column.name: column.default for name, column in synced.table.by_name.items() if name not in stays}
+        if values:
+            columns, cells = (*synced.table.key, *values), (*change.key, *values.values())
+            with suppress(sqlite3.IntegrityError):  # a column that must hold something keeps what it has
+                rows_of.set_cells(self._connection, synced.table, columns, cells)
 
     def _offer_unnamed(self, change: RowChange, local: tuple[Value, ...]) -> None:
         """Cells of a row that was here, in columns that the log does not speak of: they are sent as a change."""
