@@ -138,6 +138,17 @@ class Settle:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckState:
+    """Compare the state's rows with their digests, and its copies with theirs, beside the stream. Comes back as
+    `on_checked` or `on_check_failed`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemakeState:
+    """Make the state anew. Comes back as `on_remade` or `on_remake_failed`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verify:
     """Say what the state holds of some rows. Comes back as `on_verified` or `on_verify_failed`."""
 
@@ -185,6 +196,8 @@ Effect = (
     | Trim
     | Lead
     | Settle
+    | CheckState
+    | RemakeState
     | Verify
     | Serve
     | StepDown

@@ -9,7 +9,8 @@
     head    who leads  (`leadership.py`)
 
 Pure: no asyncio, no paho, no SQLite, no clock, no randomness. The shell (`runtime.py`) performs the effects in order
-and brings their results back, each to the part that wanted it: `greetings`, `downloads`, `verifications`, or here.
+and brings their results back, each to the part that wanted it: `greetings`, `downloads`, `verifications`, `upkeep`,
+or here.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tidewire_hub.log.port import StaleLeader
 from tidewire_hub.rivals import Rivals
 from tidewire_hub.sessions import Reassembly, Session, Sessions, may_be_part
 from tidewire_hub.situation import Situation
+from tidewire_hub.upkeep import Upkeep
 from tidewire_hub.verify_service import VerifyService
 from tidewire_hub.voice import Voice
 from tidewire_schemas import codec, topics
@@ -121,6 +123,7 @@ class HubCore:
             downloads=downloads,
         )
         self.verifications = VerifyService(voice, settings.verify_waiting_max)
+        self.upkeep = Upkeep(settings, voice, downloads.snapshots)
         rivals = Rivals(log=log, boot=boot, previous=previous, take_over=take_over, wait_s=settings.rival_wait_s)
         self._leadership = Leadership(
             situation, rivals, voice=voice, announcer=announcer, settings=settings, log=log, boot=boot
@@ -180,6 +183,7 @@ class HubCore:
         self.downloads.set_payload_bytes_max(self._voice.payload_bytes_max)
         self._situation.say_state()
         self._situation.say_head(now)
+        self.upkeep.begin(now)
         return self._voice.take()
 
     def on_disconnected(self, now: Now) -> list[Effect]:
@@ -316,9 +320,9 @@ class HubCore:
 
     def wake_at(self) -> float:
         """When `on_time` has something to do, in seconds of `Now.s`; infinite for never."""
-        snapshots_at = self.downloads.snapshots.wake_at() if self._leadership.serving else inf
+        beside_at = min(self.downloads.snapshots.wake_at(), self.upkeep.wake_at) if self._works_beside else inf
         timers = (self._intake.wake_at, self._head_at, self._devices.save_at, self._reassembly.wake_at())
-        return min(*timers, self._leadership.wake_at, snapshots_at)
+        return min(*timers, self._leadership.wake_at, beside_at)
 
     def on_time(self, now: Now) -> list[Effect]:
         """Time has passed."""
@@ -328,11 +332,17 @@ class HubCore:
         if now.s >= self._devices.save_at:
             self._devices.save(now)
         self._leadership.on_time(now)
-        if self._leadership.serving:
+        if self._works_beside:
             self.downloads.snapshots.on_time(now, self.oldest)
+            self.upkeep.on_time(now)
         for device in self._reassembly.drop_stale(now.s):
             self._voice.report("warning", "the rest of a message did not come in time", device=device)
         return self._voice.take()
+
+    @property
+    def _works_beside(self) -> bool:
+        """Whether it looks after snapshots and the state: while it leads."""
+        return self._leadership.serving and self.state != "replaced"
 
     @property
     def _head_at(self) -> float:

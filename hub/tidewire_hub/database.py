@@ -94,15 +94,15 @@ def check_reserve(folder: Path, reserve_bytes: int) -> None:
 
 
 @contextmanager
-def storage_errors(what: object, *, if_damaged: str | None = None) -> Iterator[None]:
-    """Turn `sqlite3` errors inside into `DatabaseError`s that name `what`; `if_damaged` is what to do then."""
+def storage_errors(what: object, *, damaged: type[StorageDamaged] = StorageDamaged) -> Iterator[None]:
+    """Turn `sqlite3` errors inside into `DatabaseError`s that name `what`; `damaged` is the one of a damaged file."""
     try:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
         # The low byte is the primary code; extended codes say which call failed.
         kind = _BY_CODE.get(code & 0xFF, DatabaseError) if code is not None else DatabaseError
-        raise kind(f"{what}: {error}", hint=if_damaged if kind is StorageDamaged else None) from error
+        raise (damaged if kind is StorageDamaged else kind)(f"{what}: {error}") from error
 
 
 @contextmanager

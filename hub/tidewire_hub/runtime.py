@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 from tidewire_hub.actions import (
     Append,
+    CheckState,
     Effect,
     Greet,
     Lead,
@@ -26,6 +27,7 @@ from tidewire_hub.actions import (
     Publish,
     ReadChunk,
     ReadPage,
+    RemakeState,
     RemoveSnapshot,
     Report,
     SaveDevices,
@@ -42,6 +44,7 @@ from tidewire_hub.layout import DataDirectory, replace_file
 from tidewire_hub.outbox import Outbox
 from tidewire_hub.settings import HubSettings
 from tidewire_hub.snapshot.keeper import SnapshotKeeper
+from tidewire_hub.state.check import StateDamaged
 from tidewire_hub.stream import Commit
 from tidewire_hub.stream_host import StreamHost, as_tidewire_error, is_storage_fault, wall_ms
 from tidewire_hub.verify import answer_from_file
@@ -284,6 +287,10 @@ class HubRuntime:
                     self._aside(
                         keeper.make, core.downloads.on_snapshot_made, core.downloads.on_snapshot_failed, keeper.thread
                     )
+                case CheckState():
+                    self._aside(keeper.check, core.upkeep.on_checked, core.upkeep.on_check_failed)
+                case RemakeState():
+                    self._on_stream(host.remake_state, core.upkeep.on_remade, core.upkeep.on_remake_failed)
                 case ReadChunk():
                     self._aside(
                         partial(keeper.read, effect),
@@ -362,13 +369,16 @@ class HubRuntime:
                 known = as_tidewire_error(error)
                 if known is not error:
                     logger.error("%s", known, exc_info=error)
-                self._perform(otherwise(known, self._now()))
+                self._perform([*otherwise(known, self._now()), *self._if_damaged(known)])
         except Exception as mistake:
             if not self._broken.done():
                 self._broken.set_exception(mistake)
 
     def _chunk_failed(self, chunk: ReadChunk, error: TidewireError, now: Now) -> list[Effect]:
         return self._core.downloads.on_chunk_failed(chunk, error, now, damaged=isinstance(error, StorageDamaged))
+
+    def _if_damaged(self, error: TidewireError) -> list[Effect]:
+        return self._core.upkeep.on_damaged(error) if isinstance(error, StateDamaged) else []
 
     def _appended(self, append: Append, commit: Commit, now: Now) -> list[Effect]:
         self._append_began_s = inf
@@ -392,9 +402,9 @@ class HubRuntime:
             if error is None:
                 self._perform(self._core.verifications.on_verified(verify.device, future.result(), self._now()))
             else:
-                self._perform(
-                    self._core.verifications.on_verify_failed(verify.device, as_tidewire_error(error), self._now())
-                )
+                known = as_tidewire_error(error)
+                failed = self._core.verifications.on_verify_failed(verify.device, known, self._now())
+                self._perform([*failed, *self._if_damaged(known)])
 
         work = partial(answer_from_file, self._data, self._settings, verify.request, rest)
         asyncio.get_running_loop().run_in_executor(None, work).add_done_callback(read)

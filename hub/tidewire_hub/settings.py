@@ -180,6 +180,10 @@ class HubSettings(LogSettings, BrokerSettings):
     settle_after_s: Seconds = 0.5
     """Pause after a commit before the state is committed too: while large groups come in, not each of them does so."""
 
+    check_interval_s: Seconds = 86_400.0
+    """Time between two looks whether the disk has changed a row of the state; the first is at start. It is made beside
+    the hub's work, and reads the whole state."""
+
     verify_waiting_max: int = Field(default=256, ge=1, le=10_000)
     """Devices whose question about the hub's rows may wait, while they verify theirs; the others ask again."""
 

@@ -25,12 +25,13 @@ from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDige
 from tidewire_hub.database import WAL_BYTES_MAX, LogDamaged, StorageDamaged, storage_errors
 from tidewire_hub.declare import Declaration
 from tidewire_hub.declared import DAY_MS, Declared
-from tidewire_hub.log.port import HEARD_EPOCH_MAX, HubLog, StoredEntry
+from tidewire_hub.log.port import HEARD_EPOCH_MAX, EntriesTrimmed, HubLog, StoredEntry
 from tidewire_hub.log.retention import Kept, Retention
 from tidewire_hub.sequencer import Poisoned, Sequencer
 from tidewire_hub.state.chains import DeviceChain
+from tidewire_hub.state.check import StateDamaged
 from tidewire_hub.state.conflicts import Conflict
-from tidewire_hub.state.opening import SpareState, StateLost, can_follow, open_state, remove_state
+from tidewire_hub.state.opening import SpareState, StateLost, can_follow, make_anew, open_state
 from tidewire_hub.state.store import Limits, State
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Entry, Parent, TableProblem
@@ -72,8 +73,6 @@ FOLD_BYTES_MAX: Final = 4 * 1024 * 1024
 FOLD_ENTRIES_MAX: Final = 1_000
 """Entries read at a time, and folded in one transaction, while the state catches up."""
 
-DAMAGED_STATE_HINT: Final = "stop the hub and delete this file: it is made anew from the log"
-
 _ENTRY: Final = TypeAdapter(Entry)
 
 
@@ -112,7 +111,7 @@ class Stream:
 
     def __init__(self, log: HubLog, state: State, state_path: Path | None, settings: StreamSettings) -> None:
         self._log: Final = log
-        self._state: Final = state
+        self._state = state
         self._state_path: Final = state_path
         self._state_name: Final = str(state_path or "state in memory")
         self._settings: Final = settings
@@ -144,17 +143,14 @@ class Stream:
             if state_path is None or not state_path.exists() or isinstance(error, StateLost | LogDamaged):
                 raise
             logger.warning("%s is damaged and made anew: %s", state_path, error)
-            remove_state(state_path)
+            make_anew(log, state_path, _limits(settings), spares).close()
             return cls._opened(log, state_path, settings, spares)
 
     @classmethod
     def _opened(
         cls, log: HubLog, state_path: Path | None, settings: StreamSettings, spares: Sequence[SpareState]
     ) -> Self:
-        limits = Limits(
-            settings.state_cache_bytes, settings.chain_points_max, settings.conflicts_max, settings.wal_bytes_max
-        )
-        state = open_state(log, state_path, limits, spares)
+        state = open_state(log, state_path, _limits(settings), spares)
         stream = cls(log, state, state_path, settings)
         try:
             stream._ready()
@@ -232,6 +228,35 @@ class Stream:
         """Commit what the state holds open."""
         if self._state.uncommitted and not self._behind:
             self._commit_state(None)
+
+    def remake_state(self, spares: Sequence[SpareState]) -> None:
+        """Make the state anew, as the disk has changed it: from the log, or where that was trimmed from a spare.
+
+        Raises:
+            StateLost: no spare will do; the state is as it was.
+        """
+        self._behind = True
+        limits = _limits(self._settings)
+        with self._state_errors():
+            self._state.close()
+            try:
+                self._state = make_anew(self._log, self._state_path, limits, spares)
+            except StateLost:
+                self._state = open_state(self._log, self._state_path, limits, spares)
+                raise
+        self._ready()
+
+    def is_in_log(self, device: str, incarnation: str, point: ChainPoint) -> bool:
+        """Whether the log says the same of a batch as the state does, or cannot say, as it lacks the entry."""
+        try:
+            found = self._log.read(Seq(point.seq - 1), bytes_max=1, entries_max=1)
+        except (EntriesTrimmed, LogDamaged):
+            return True
+        if not found:
+            return False
+        entry = _ENTRY.validate_json(found[0].data)
+        said = (device, incarnation, point.batch, point.digest, point.seq)
+        return (entry.device, entry.incarnation, entry.batch, entry.digest, entry.seq) == said
 
     def rest(self) -> None:
         """No more groups come in for a moment: commit what the state holds open, and give space back."""
@@ -398,7 +423,7 @@ class Stream:
         self._log.close()
 
     def _state_errors(self) -> AbstractContextManager[None]:
-        return storage_errors(self._state_name, if_damaged=DAMAGED_STATE_HINT)
+        return storage_errors(self._state_name, damaged=StateDamaged)
 
     def _attempt(
         self,
@@ -473,3 +498,7 @@ class Stream:
             lost = from_json(entry.lost) if entry.lost else ()
             self._state.fold(_ENTRY.validate_json(entry.data), lost)
         self._state.commit()
+
+
+def _limits(settings: StreamSettings) -> Limits:
+    return Limits(settings.state_cache_bytes, settings.chain_points_max, settings.conflicts_max, settings.wal_bytes_max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -20,8 +21,10 @@ from tidewire_hub.snapshot.shelf import Shelf
 from tidewire_hub.stream import Commit, Incoming, SpareState, Stream, StreamSettings
 from tidewire_schemas import codec
 from tidewire_schemas.errors import DatabaseError, LedElsewhere, TidewireError
-from tidewire_schemas.messages import Head
+from tidewire_schemas.messages import ChainPoint, Head, LastSealed
 from tidewire_schemas.positions import Seq
+
+logger = logging.getLogger(__name__)
 
 
 class InternalError(TidewireError):
@@ -47,13 +50,16 @@ def open_stream(data: DataDirectory, settings: HubSettings, *, snapshots: Path |
         wal_bytes_max=settings.wal_bytes_max,
     )
     log = SqliteLog.open(data.log, wal_bytes_max=settings.wal_bytes_max)
-    copies = Shelf(snapshots or data.snapshots, log.log_id).state_copies()
-    spares = [SpareState(kept.position, path) for kept, path in copies]
+    shelf = Shelf(snapshots or data.snapshots, log.log_id)
     try:
-        return Stream.open(log, data.state, settings=limits, spares=spares)
+        return Stream.open(log, data.state, settings=limits, spares=_spares(shelf))
     except BaseException:
         log.close()
         raise
+
+
+def _spares(shelf: Shelf) -> list[SpareState]:
+    return [SpareState(kept.position, path, kept.state_digest) for kept, path in shelf.state_copies()]
 
 
 class StreamHost:
@@ -133,7 +139,13 @@ class StreamHost:
         self._greeted.add(device)
         accepted = self.stream.accepted(device, hello.incarnation)
         sealed = hello.last_sealed
-        parted = accepted and sealed and (accepted.batch, accepted.digest) != (sealed.batch, sealed.digest)
+        parted = _parted(accepted, sealed)
+        if accepted is not None and parted and not self.stream.is_in_log(device, hello.incarnation, accepted):
+            # The device would take itself for a copy that was put back, and send again what the log has.
+            logger.error("the state does not know the batches of %s as the log does: it is made anew", device)
+            self.remake_state()
+            accepted = self.stream.accepted(device, hello.incarnation)
+            parted = _parted(accepted, sealed)
         recent = self.stream.recent(device, hello.incarnation, self._settings.chain_points_max) if parted else ()
         begins = accepted is None and hello.parent is not None
         parent_known = not begins or self.stream.parent(device, hello.parent or "") is not None
@@ -161,6 +173,10 @@ class StreamHost:
         entries = self.stream.read(Seq(page.after.seq), bytes_max=page.bytes_max, entries_max=page.entries_max)
         return EntriesRead(known=True, entries=[(entry.position, entry.data) for entry in entries])
 
+    def remake_state(self) -> None:
+        """Make the state anew, as the disk has changed it."""
+        self.stream.remake_state(_spares(self.shelf))
+
     def trim(self, trim: Trim) -> Kept:
         """A step of removing what retention does not keep."""
         return self.stream.trim(self._retention, Seq(trim.needed_from), wall_ms())
@@ -168,6 +184,13 @@ class StreamHost:
     def close(self) -> None:
         """Close log and state."""
         self.stream.close()
+
+
+def _parted(accepted: ChainPoint | None, sealed: LastSealed | None) -> bool:
+    """Whether the log's newest batch of a device is not the device's newest one."""
+    if accepted is None or sealed is None:
+        return False
+    return (accepted.batch, accepted.digest) != (sealed.batch, sealed.digest)
 
 
 def _taken_over(settings: HubSettings, mark: bytes) -> LedElsewhere:

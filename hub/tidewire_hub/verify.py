@@ -22,6 +22,7 @@ from tidewire_hub.layout import DataDirectory
 from tidewire_hub.resolve_view import Cells, Row
 from tidewire_hub.settings import HubSettings
 from tidewire_hub.state.cells import Total, cells_digest, cells_json
+from tidewire_hub.state.check import StateDamaged
 from tidewire_hub.state.store import Limits, State
 from tidewire_schemas.digest import as_hex, key_hash
 from tidewire_schemas.keys import key_bytes
@@ -55,6 +56,7 @@ def answer_from_file(data: DataDirectory, settings: HubSettings, request: Verify
     """The same of the state as it was committed last, beside the stream that writes it.
 
     Raises:
+        StateDamaged: the disk has changed it.
         DatabaseError: it cannot be read.
     """
     with closing(open_read_only(data.state)) as connection, storage_errors(data.state):
@@ -128,7 +130,9 @@ def _total(state: State, seen: _Seen) -> Total:
 def _ranges(state: State, seen: _Seen, prefixes: Sequence[str], bytes_max: int) -> Iterator[VerifyRange]:
     found = {prefix: _Found() for prefix in prefixes}
     lengths = sorted({len(prefix) for prefix in prefixes})
+    held, whole = state.rows.total(seen.table), Total()
     for hashed, cells, digest in _scan(state, seen):
+        whole.add(1, digest)
         for length in lengths:
             into = found.get(hashed[:length])
             if into is None:
@@ -137,6 +141,8 @@ def _ranges(state: State, seen: _Seen, prefixes: Sequence[str], bytes_max: int) 
             into.parts.setdefault(hashed[: length + RANGE_DIGITS], Total()).add(1, digest)
             if len(into.keys) <= RANGE_LISTED_MAX:
                 into.keys.append(VerifyKey(key=seen.key(cells), digest=as_hex(digest)))
+    if seen.whole and (whole.rows, whole.digest) != (held.rows, held.digest):
+        raise StateDamaged(f"the rows of table {seen.table.shape.name} in the state are not as they were written")
     size = 0
     for number, (prefix, of_range) in enumerate(found.items()):
         if of_range.total.rows <= RANGE_LISTED_MAX or len(prefix) == HASH_DIGITS:

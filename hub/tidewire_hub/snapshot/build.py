@@ -8,6 +8,7 @@ anew from it when the log no longer begins at its first entry.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from tidewire_hub.backup import copy_database
 from tidewire_hub.catalogue import Table
 from tidewire_hub.database import StorageDamaged, storage_errors
 from tidewire_hub.snapshot.manifest import INCLUDED_MAX, KeptRefusals, KeptSnapshot
+from tidewire_hub.state.opening import file_digest
 from tidewire_hub.state.store import Limits, State
 from tidewire_schemas.codec import encode_chunk_body
 from tidewire_schemas.digest import message_digest
@@ -60,6 +62,7 @@ def build(plan: SnapshotPlan, *, stopping: Callable[[], bool]) -> KeptSnapshot:
     """Make the copy and the chunks; asks `stopping` before each chunk.
 
     Raises:
+        StateDamaged: the disk has changed the state.
         DatabaseError: the state cannot be read, or the files cannot be written.
         Stopped: `stopping` said so.
     """
@@ -71,10 +74,11 @@ def build(plan: SnapshotPlan, *, stopping: Callable[[], bool]) -> KeptSnapshot:
         if state is None:
             raise StorageDamaged(f"{plan.state} is not of log {plan.log}")
         with closing(state), plan.chunks.open("xb") as file:
+            state.check(_resting(stopping))
             complete_after = state.conflicts.complete_after
             writer = _ChunkWriter(plan, file, stopping)
             tables = tuple(writer.write_table(state, table) for table in state.catalogue.tables)
-            return KeptSnapshot(
+            kept = KeptSnapshot(
                 snapshot=plan.snapshot,
                 log=plan.log,
                 position=state.position,
@@ -86,6 +90,16 @@ def build(plan: SnapshotPlan, *, stopping: Callable[[], bool]) -> KeptSnapshot:
                 refused=refused_of(state.conflicts.refused(), plan.refused_bytes_max),
                 refused_since=state.position.seq if complete_after is None else complete_after,
             )
+        return kept.model_copy(update={"state_digest": file_digest(plan.copy)})
+
+
+def _resting(stopping: Callable[[], bool]) -> Callable[[float], None]:
+    def rest(seconds: float) -> None:
+        if stopping():
+            raise Stopped
+        time.sleep(seconds)
+
+    return rest
 
 
 class _ChunkWriter:

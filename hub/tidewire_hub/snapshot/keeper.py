@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from tidewire_hub.actions import ReadChunk
-from tidewire_hub.database import check_reserve
+from tidewire_hub.backup import open_read_only
+from tidewire_hub.database import check_reserve, storage_errors
 from tidewire_hub.settings import HubSettings
+from tidewire_hub.snapshot.build import Stopped
 from tidewire_hub.snapshot.manifest import KeptSnapshot
 from tidewire_hub.snapshot.shelf import Shelf
+from tidewire_hub.state.check import check_state
 from tidewire_hub.stream_host import StreamHost, wall_ms
+
+_PROGRESS_STEPS: Final = 100_000
+"""Steps of SQLite's machine, a few milliseconds, after which a check looks whether the hub stops."""
 
 
 class SnapshotKeeper:
@@ -62,6 +70,27 @@ class SnapshotKeeper:
     def remove(self, snapshot: str) -> None:
         """Remove a snapshot."""
         self._shelf.remove(snapshot)
+
+    def check(self) -> int:
+        """Look whether the disk has changed the state or its copies: how many of these it has, and are gone.
+
+        Raises:
+            StateDamaged: it has changed the state.
+            Stopped: the hub stops.
+        """
+        with closing(open_read_only(self._state)) as connection, storage_errors(self._state):
+            connection.set_progress_handler(self._stopping.is_set, _PROGRESS_STEPS)
+            connection.execute("BEGIN")  # one snapshot for all
+            try:
+                check_state(connection, self._rest)
+            except sqlite3.OperationalError:
+                self._rest(0)  # it was the handler
+                raise
+        return self._shelf.drop_damaged_copies()
+
+    def _rest(self, seconds: float) -> None:
+        if self._stopping.wait(seconds):
+            raise Stopped
 
     def stop(self) -> None:
         """Give up what is being made; nothing of it is left."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from tidewire_schemas.digest import message_digest
 from tidewire_schemas.names import Id, TopicName, fold
 from tidewire_schemas.positions import Count, Millis, Ordinal, Position
 from tidewire_schemas.snapshots import IncludedBatch, RefusedRow, Snapshot, SnapshotRequest, SnapshotTable
@@ -47,6 +48,8 @@ class KeptSnapshot(BaseModel):
     """The last batch of each life of each device, the newest life first."""
     refused: dict[TopicName, KeptRefusals] = {}
     """Of each device that was refused rows."""
+    state_digest: Id | None = None
+    """Digest of the file with the copy of the state."""
     refused_since: Count = 0
     """Of entries up to this one it is not known any more which rows of any device were refused."""
 
@@ -84,8 +87,17 @@ class KeptSnapshot(BaseModel):
         )
 
 
-def read_manifest(text: bytes) -> KeptSnapshot | None:
-    """The manifest in a file, None where it cannot be understood."""
+def manifest_text(kept: KeptSnapshot) -> bytes:
+    """A manifest's file: one line, and a line with its digest."""
+    text = kept.model_dump_json().encode()
+    return b"%s\n%s\n" % (text, message_digest(text).encode())
+
+
+def read_manifest(file: bytes) -> KeptSnapshot | None:
+    """The manifest in a file, None where it cannot be understood or is not as it was written."""
+    text, _, rest = file.partition(b"\n")
+    if rest and rest != message_digest(text).encode() + b"\n":
+        return None
     try:
         return _KEPT.validate_json(text)
     except ValidationError:

@@ -126,6 +126,11 @@ class SnapshotService:
         self._voice.report("error", f"cannot make a snapshot: {error}")
         self._do(self._desk.failed(error.message, error.hint, now.s))
 
+    def spare_lost(self) -> None:
+        """The copy of the state beside the newest snapshot is gone."""
+        self._spare = False
+        self._look_at = 0.0
+
     def chunk_read(self, snapshot: str, chunk: int, body: bytes) -> None:
         """A chunk came from the disk."""
         self._desk.chunk_read(snapshot, chunk, body)
@@ -135,8 +140,7 @@ class SnapshotService:
         self._voice.report("error", f"cannot read a snapshot: {error}", snapshot=snapshot, removed=damaged)
         newest = self._desk.newest
         if damaged and newest is not None and newest.snapshot == snapshot:
-            self._spare = False
-            self._look_at = 0.0
+            self.spare_lost()
         self._do(self._desk.chunk_failed(snapshot, error.message, error.hint, damaged=damaged))
 
     def trimmed(self, kept: Kept, now: Now) -> None:

@@ -21,7 +21,8 @@ from typing import Final
 
 from tidewire_hub.database import StorageDamaged, StorageFailed, StorageFull
 from tidewire_hub.snapshot.build import SnapshotPlan, build
-from tidewire_hub.snapshot.manifest import KeptSnapshot, newest_first, read_manifest
+from tidewire_hub.snapshot.manifest import KeptSnapshot, manifest_text, newest_first, read_manifest
+from tidewire_hub.state.opening import is_as_written
 from tidewire_schemas.digest import message_digest
 from tidewire_schemas.positions import Position
 
@@ -88,7 +89,7 @@ class Shelf:
                     refused_bytes_max=refused_bytes_max,
                 )
                 kept = build(plan, stopping=stopping)
-                (unfinished / _MANIFEST).write_bytes(kept.model_dump_json().encode())
+                (unfinished / _MANIFEST).write_bytes(manifest_text(kept))
                 for path in (*unfinished.iterdir(), unfinished):
                     _make_durable(path)
                 unfinished.rename(self._folder / snapshot)
@@ -132,6 +133,16 @@ class Shelf:
         found = [(kept, path) for path in self._paths() if (kept := _read(path)) is not None and kept.log == self._log]
         with_copy = [(kept, path / _STATE) for kept, path in found if (path / _STATE).exists()]
         return sorted(with_copy, key=lambda pair: pair[0].position.seq, reverse=True)
+
+    def drop_damaged_copies(self) -> int:
+        """Remove copies of the state that are not as they were written; how many."""
+        dropped = 0
+        for kept, path in self.state_copies():
+            with suppress(FileNotFoundError):  # it has become an older one meanwhile
+                if not is_as_written(path, kept.state_digest):
+                    path.unlink()
+                    dropped += 1
+        return dropped
 
     def _paths(self) -> list[Path]:
         return sorted(path for path in self._folder.iterdir() if path.is_dir()) if self._folder.is_dir() else []

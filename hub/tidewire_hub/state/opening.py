@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ class SpareState(NamedTuple):
 
     position: Position
     path: Path
+    digest: str | None = None
+    """Of the file."""
 
 
 def open_state(log: HubLog, path: Path | None, limits: Limits, spares: Sequence[SpareState]) -> State:
@@ -42,12 +45,21 @@ def open_state(log: HubLog, path: Path | None, limits: Limits, spares: Sequence[
             if can_follow(log, state.position):
                 return state
             state.close()
-        if log.oldest() == 1:
-            logger.warning("%s is not of this log: it is made anew", path)
-            remove_state(path)
-        else:
-            _replace_by_spare(log, path, spares)
-        state = State.open(path, log.log_id, limits)
+        logger.warning("%s is not of this log: it is made anew", path)
+        return make_anew(log, path, limits, spares)
+
+
+def make_anew(log: HubLog, path: Path | None, limits: Limits, spares: Sequence[SpareState]) -> State:
+    """A new state in the place of a file that is closed, which the log can bring to its head.
+
+    Raises:
+        StateLost: the log was trimmed, and no spare will do; the file is as it was.
+    """
+    if log.oldest() == 1:
+        remove_state(path)
+    else:
+        _replace_by_spare(log, path, spares)
+    state = State.open(path, log.log_id, limits)
     if state is None:
         raise StorageDamaged(f"{path} cannot be made anew")
     return state
@@ -65,8 +77,26 @@ def can_follow(log: HubLog, position: Position) -> bool:
     return log.position_at(Seq(position.seq)) == position and position.seq + 1 >= log.oldest()
 
 
+def file_digest(path: Path) -> str:
+    """Of a whole file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def is_as_written(path: Path, digest: str | None) -> bool:
+    """Whether a file has this digest; one of which none is known passes."""
+    return digest is None or file_digest(path) == digest
+
+
+def _is_whole(spare: SpareState) -> bool:
+    whole = is_as_written(spare.path, spare.digest)
+    if not whole:
+        logger.error("%s is not as it was written: check the disk", spare.path)
+    return whole
+
+
 def _replace_by_spare(log: HubLog, path: Path | None, spares: Sequence[SpareState]) -> None:
-    spare = next((spare for spare in spares if can_follow(log, spare.position)), None)
+    spare = next((spare for spare in spares if can_follow(log, spare.position) and _is_whole(spare)), None)
     if path is None or spare is None:
         raise StateLost(f"{path} does not go with its log, which begins at {log.oldest()}: it cannot be made anew")
     logger.warning("%s is made anew from %s and the log", path, spare.path)

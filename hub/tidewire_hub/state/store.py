@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -15,6 +15,7 @@ from tidewire_hub.resolve_ops import read_ops
 from tidewire_hub.resolve_rows import in_phases
 from tidewire_hub.resolve_view import Life, life_of, unique_value
 from tidewire_hub.state.chains import Chains
+from tidewire_hub.state.check import check_state
 from tidewire_hub.state.conflicts import Conflicts, Origin
 from tidewire_hub.state.devices import Devices
 from tidewire_hub.state.lives import Lives
@@ -143,6 +144,10 @@ class State:
     def rest(self, path: Path) -> None:
         """Give back space of the file at `path` that is held to be quick, while no transaction is open."""
         shorten_wal(self._connection, path, self._wal_bytes_max)
+
+    def check(self, rest: Callable[[float], None]) -> None:
+        """See `check_state`."""
+        check_state(self._connection, rest)
 
     def view(self) -> StateView:
         """The state as resolution of one batch reads it; to be thrown away when something was written."""

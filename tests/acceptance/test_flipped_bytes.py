@@ -1,0 +1,166 @@
+"""The disk changes a byte of any file of a hub or a device: it is said, healed or harmless, and spreads nowhere.
+
+Wherever the byte is: no device ever holds a value that no app wrote, other than the device whose own database was
+changed; and once all are at rest, hub and devices are equal. Else somebody says what is wrong, and is well again with a
+copy of its files.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from support.flipped import flip_at, flip_somewhere
+from support.ledger import SCHEMA, Ledger
+from support.processes import Device, Site
+from support.waiting import wait_for
+from tidewire_agent.lock import read_status
+
+AGENT = ("--ack-timeout-s", "2", "--welcome-timeout-s", "2", "--retry-delay-max-s", "0.5")
+HUB = ("--commit-retry-max-s", "0.5")
+SHORT_LOG = (
+    *("--retention-entries", "1", "--retention-interval-s", "0.05", "--snapshot-interval-s", "0.05"),
+    *("--snapshot-hold-s", "0.05"),
+)
+PATIENT_S = 120.0
+SAID = re.compile(
+    r"log_damaged|state_damaged|state_lost|database_damaged|database_not_usable|database_missing|batch_damaged"
+    r"|malformed|not a database|not an SQLite database|not as it was|later version|newer Tidewire|earlier Tidewire"
+)
+"""How hub and agent say that a file is not what it was."""
+
+
+class Kind(NamedTuple):
+    """A file of a hub."""
+
+    pattern: str
+    """Where it is in the stream's folder."""
+    short: bool
+    """Whether the log was trimmed, and snapshots were made."""
+    killed: bool = False
+    """Whether the hub is killed, so that the file stays."""
+    alone: bool = False
+    """Whether the hub's state is lost besides."""
+
+
+KINDS = {
+    "log.db": Kind("log.db", short=False),
+    "log.db-wal": Kind("log.db-wal", short=False, killed=True),
+    "state.db": Kind("state.db", short=False),
+    "state.db of a trimmed log": Kind("state.db", short=True),
+    "state.db-wal": Kind("state.db-wal", short=False, killed=True),
+    "a snapshot's manifest": Kind("snapshots/*/manifest.json", short=True),
+    "a snapshot's chunks": Kind("snapshots/*/chunks", short=True),
+    "a snapshot's state.db": Kind("snapshots/*/state.db", short=True),
+    "a snapshot's state.db, and the hub's lost": Kind("snapshots/*/state.db", short=True, alone=True),
+    "devices.json": Kind("devices.json", short=False),
+    "lock": Kind("../lock", short=False),
+}
+
+
+def in_a_note(path: Path, chance: random.Random) -> str:
+    """Change a byte of a text that an app wrote, if the file has one."""
+    places = [found.start() for found in re.finditer(rb" in version ", path.read_bytes())]
+    if not places:
+        return flip_somewhere(path, chance)
+    place = chance.choice(places) + 3
+    flip_at(path, place)
+    return f"byte {place} of {path.name}, in a note"
+
+
+PLACES: Sequence[Callable[[Path, random.Random], str]] = (in_a_note, flip_somewhere)
+
+
+def newest(folder: Path, pattern: str) -> Path:
+    """The file that was written last of those of a kind."""
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+
+
+def complaint(device: Device) -> str:
+    """What a device says of a changed file, its own or the hub's; empty if nothing."""
+    found = read_status(device.db)
+    said = " ".join(f"{problem.code} {problem.message}" for problem in found.problems) if found else ""
+    return said if SAID.search(said) else ""
+
+
+class _Round:
+    """One changed byte of a hub's file."""
+
+    def __init__(self, ledger: Ledger, devices: list[Device], late: Device) -> None:
+        self.site = ledger.site
+        self.ledger = ledger
+        self.devices = [*devices, late]
+        self.late = late
+        self.log_before = len(self.site.hub.log)
+
+    @property
+    def said(self) -> str:
+        """How the hub ended, or a device has a problem, because of it."""
+        hub = self.site.hub
+        told = hub.log[self.log_before :]
+        if hub.process.poll() is not None:
+            assert SAID.search(told), told
+            return told
+        return next(filter(None, map(complaint, self.devices)), "")
+
+    def over(self) -> str:
+        """How it went, once that is clear."""
+        if self.said:
+            return "said"
+        return "well" if self.site.hub.ready() and self._at_rest() else ""
+
+    def _at_rest(self) -> bool:
+        head = self.site.head()
+        standing = [device.standing() for device in self.devices if device.known]
+        return len(standing) == len(self.devices) and all(s.at_rest and s.seq == head for s in standing)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.fault("a byte of any file of the hub that the disk has changed")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_changed_byte_in_a_file_of_the_hub_spreads_nowhere(
+    tmp_path: Path, chance: random.Random, seed: int, rounds: int, kind: str
+) -> None:
+    """Guarantees 2, 3 and 7."""
+    print(f"flipped bytes: --chaos-seed {seed} --fault-rounds {rounds}")  # noqa: T201 - to do it again
+    pattern, short, killed, alone = KINDS[kind]
+    with Site(tmp_path, *HUB, *(SHORT_LOG if short else ())) as site:
+        folder, copy = site.hub.data / "main", tmp_path / "copy"
+        ledger = Ledger(site)
+        devices = [site.device(name, SCHEMA, *AGENT).start() for name in ("a", "b")]
+        for number in range(rounds):
+            for device in devices:
+                ledger.write(device)
+            site.wait_at_rest(*devices)
+            if short:
+                wait_for(lambda: any(folder.glob("snapshots/*/state.db")), what="a snapshot")
+            site.hub.kill() if killed else site.hub.terminate()
+            shutil.copytree(site.hub.data, copy)
+            where = PLACES[number % len(PLACES)](newest(folder, pattern), chance)
+            if alone:
+                (folder / "state.db").unlink()
+            late = site.device(f"late{number}", SCHEMA, *AGENT)
+            turn = _Round(ledger, devices, late)
+            site.hub.launch()
+            late.start(until=None)
+            for device in devices:
+                ledger.write(device, rows=2, again=1)
+            how = wait_for(turn.over, PATIENT_S, what=f"all are well after {where}, or it is said", every_s=0.05)
+            print(f"{how}: {where} {turn.said[-300:] if how == 'said' else ''}")  # noqa: T201
+            ledger.check_values(turn.devices)
+            if how == "said":  # as a person does: with a copy of the files from before
+                site.hub.process.kill()
+                site.hub.process.wait()
+                shutil.rmtree(site.hub.data)
+                shutil.copytree(copy, site.hub.data)
+                site.hub.start()
+                site.wait_at_rest(*turn.devices)
+            ledger.check_all(turn.devices)
+            late.stop()
+            shutil.rmtree(copy)

@@ -1,0 +1,54 @@
+"""Apps whose every value is known: whatever else a device holds, nobody has written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from support.processes import Device, Site
+
+SCHEMA = "CREATE TABLE items (id TEXT PRIMARY KEY, n INTEGER NOT NULL, note TEXT NOT NULL);"
+
+
+def note(row: str, n: int) -> str:
+    """What an app writes into version `n` of a row."""
+    return f"{row} in version {n}: " + f"{row}/{n} " * 8
+
+
+class Ledger:
+    """What the apps of a site have written. A row is written by the app of one device alone."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.written: dict[str, int] = {}
+        self._of = Counter[str]()
+
+    def write(self, device: Device, rows: int = 6, again: int = 3) -> None:
+        """Some new rows, and new versions of some older ones of this device, each in a transaction."""
+        mine = [row for row in self.written if row.startswith(f"{device.device}-")]
+        first = self._of[device.device]
+        self._of[device.device] += rows
+        new = [f"{device.device}-{number:04}" for number in range(first, first + rows)]
+        statements = []
+        for row in (*new, *mine[:: max(1, len(mine) // again)]):
+            n = self.written.get(row, 0) + 1
+            statements.append(f"INSERT OR REPLACE INTO items VALUES ('{row}', {n}, '{note(row, n)}');")
+            self.written[row] = n
+        done = device.sql(*statements)
+        assert not done.stderr, done.stderr
+
+    def check_values(self, devices: Sequence[Device]) -> None:
+        """No device holds what no app wrote."""
+        for device in devices:
+            for row, n, text in device.query("SELECT id, n, note FROM items"):
+                assert 0 < n <= self.written.get(row, 0), (device.device, row, n)
+                assert text == note(row, n), (device.device, row, n)
+
+    def check_all(self, devices: Sequence[Device]) -> None:
+        """Guarantee 7, when all are at rest: the devices and the hub hold all that was written."""
+        for device in devices:
+            found: dict[Any, Any] = dict(device.query("SELECT id, n FROM items"))
+            assert found == self.written, device.device
+        self.check_values(devices)
+        self.site.assert_equal(*devices)
