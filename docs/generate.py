@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Final, Literal, NamedTuple, Union, get_args, get_origin
@@ -23,8 +23,9 @@ from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.settings import StoreSettings
 from tidewire_hub.cli import main as hub_command
 from tidewire_hub.settings import HubSettings
-from tidewire_link.command_line import CONFIG_OPTION, ExitCode, LogSettings, default_text
+from tidewire_link.command_line import CONFIG_OPTION, ExitCode, LogSettings, SettingOption, default_text
 from tidewire_link.settings import BrokerSettings
+from tidewire_schemas.docstrings import docstrings
 
 REFERENCE: Final = Path(__file__).resolve().parent / "reference"
 
@@ -118,7 +119,7 @@ def _page(program: Program) -> Iterator[str]:
         yield ""
         yield f"### {title}"
         yield ""
-        yield from _settings_table(fields)
+        yield from _settings_table(fields, docstrings(program.settings))
 
 
 def _commands(group: click.Group, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
@@ -175,7 +176,7 @@ def _option_words(option: click.Option) -> str:
 
 
 def _option_help(option: click.Option) -> str:
-    text = option.help or ""
+    text = option.describe() if isinstance(option, SettingOption) else option.help or ""
     if option.show_default and option.default is not None:
         text += f" Default: {option.default}."
     return text
@@ -222,13 +223,13 @@ def _groups(model: type[BaseModel]) -> Iterator[tuple[str, dict[str, FieldInfo]]
             yield title, fields
 
 
-def _settings_table(fields: dict[str, FieldInfo]) -> Iterator[str]:
+def _settings_table(fields: dict[str, FieldInfo], meanings: Mapping[str, str]) -> Iterator[str]:
     yield "| setting | default | meaning |"
     yield "|---|---|---|"
     for name, field in fields.items():
         flag = _given_flag(field)
         spelled = f"`{name}`" if flag is None else f"`{name}` (`{flag}`)"
-        yield f"| {spelled} | {_default(field)} | {_cell(_meaning(field))} |"
+        yield f"| {spelled} | {_default(field)} | {_cell(_meaning(field, meanings.get(name)))} |"
 
 
 def _default(field: FieldInfo) -> str:
@@ -238,8 +239,8 @@ def _default(field: FieldInfo) -> str:
     return f"`{shown}`" if shown else ""
 
 
-def _meaning(field: FieldInfo) -> str:
-    text = _text(field.description)
+def _meaning(field: FieldInfo, docstring: str | None) -> str:
+    text = _text(docstring)
     choices = _choices(field.annotation)
     if choices:
         text += " One of " + ", ".join(f"`{choice}`" for choice in choices) + "."

@@ -14,7 +14,7 @@ from tidewire_schemas.snapshots import LoadProgress
 class Document(BaseModel):
     """Base: frozen; unknown fields are ignored, as a newer agent may have written it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
 
 class ProblemStatus(Document):

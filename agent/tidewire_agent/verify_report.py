@@ -17,7 +17,7 @@ TOLD_BYTES_MAX: Final = 64 * 1024
 class ReportPart(BaseModel):
     """Base: frozen; unknown fields are ignored, as a newer agent may have written it."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="ignore")
 
 
 class RowDifference(ReportPart):

@@ -28,9 +28,9 @@ from tidewire_link.command_line import (
     set_up_logging,
     settings_options,
     time_text,
-    version,
 )
 from tidewire_link.settings import BrokerSettings
+from tidewire_link.version import VERSION
 
 _FOLLOW_INTERVAL_S: Final = 0.2
 """How often `log --follow` looks for new entries."""
@@ -62,7 +62,7 @@ class HubCommands(CommandGroup):
 
 
 @click.group(cls=HubCommands, epilog=EXIT_CODES_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version(), prog_name="tidewire-hub")
+@click.version_option(VERSION, prog_name="tidewire-hub")
 def main() -> None:
     """The Tidewire hub: puts the updates of all devices into one order and fans them out.
 

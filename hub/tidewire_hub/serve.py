@@ -18,9 +18,9 @@ from tidewire_hub.layout import DataDirectory, DataLock
 from tidewire_hub.runtime import HubRuntime
 from tidewire_hub.settings import HubSettings, parse_http
 from tidewire_hub.stream_host import StreamHost
-from tidewire_link.command_line import version
 from tidewire_link.mqtt import MqttLink
 from tidewire_link.settings import LinkSettings, Will
+from tidewire_link.version import VERSION
 from tidewire_schemas import topics
 from tidewire_schemas.errors import SettingError
 
@@ -68,7 +68,7 @@ def _runtime(settings: HubSettings, host: StreamHost, executor: ThreadPoolExecut
         epoch=stream.epoch,
         head=stream.head,
         oldest=stream.oldest,
-        version=version(),
+        version=VERSION,
         **start._asdict(),
         log_bytes=stream.log_bytes,
         snapshots=host.snapshots,

@@ -7,18 +7,15 @@ help. A flag wins over the environment, the environment over the file, the file 
 
 from __future__ import annotations
 
-import difflib
 import enum
-import importlib.metadata
 import json
 import logging
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Literal, NoReturn, TypeVar, Union, get_args, get_origin
@@ -28,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
 from tidewire_link.errors import LinkError
+from tidewire_schemas.docstrings import docstrings
 from tidewire_schemas.errors import AlreadyRunning, DatabaseError, LedElsewhere, SettingError, TidewireError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -80,7 +78,7 @@ EXIT_CODES_HELP: Final = (
 class Settings(BaseModel):
     """Base of settings models: frozen, no unknown keys, each field's docstring is its description."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
 
 class LogSettings(Settings):
@@ -91,6 +89,19 @@ class LogSettings(Settings):
 
     log_format: Literal["human", "json"] = "human"
     """Lines for people, or one JSON object per line for collectors."""
+
+
+class SettingOption(click.Option):
+    """A setting's flag. Its help is the field's docstring, which is read once somebody asks for it."""
+
+    def __init__(self, *args: Any, describe: Callable[[], str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.describe: Final = describe
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """As `click.Option.get_help_record`."""
+        self.help = self.describe()
+        return super().get_help_record(ctx)
 
 
 def settings_options(model: type[BaseModel], *names: str) -> Callable[[Decorated], Decorated]:
@@ -105,7 +116,7 @@ def settings_options(model: type[BaseModel], *names: str) -> Callable[[Decorated
         fields = sorted(model.model_fields.items(), key=lambda item: item[0] not in own)
         for name, field in reversed(fields):
             if not names or name in names:
-                command = _option(name, field)(command)
+                command = _option(model, name, field)(command)
         config = click.option(
             "--config",
             CONFIG_OPTION,
@@ -166,20 +177,19 @@ def default_text(field: FieldInfo) -> str:
     return f"{default:_}" if isinstance(default, int) else str(default)
 
 
-def _option(name: str, field: FieldInfo) -> Callable[[Decorated], Decorated]:
-    help_text = " ".join((field.description or "").split())
-    shown = default_text(field)
-    if shown:
-        help_text += f"  [default: {shown}]"
+def _option(model: type[BaseModel], name: str, field: FieldInfo) -> Callable[[Decorated], Decorated]:
+    def describe() -> str:
+        shown = default_text(field)
+        return " ".join(docstrings(model).get(name, "").split()) + (f"  [default: {shown}]" if shown else "")
+
+    option = partial(click.option, cls=SettingOption, describe=describe, default=None)
     flag = _flag(name, field)
     annotation = _without_none(field.annotation)
     if annotation is bool:
-        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)
+        return option(f"{flag}/--no-{flag[2:]}", name)
     if get_origin(annotation) is Literal:
-        return click.option(flag, name, type=click.Choice([str(c) for c in get_args(annotation)]), help=help_text)
-    return click.option(
-        flag, name, default=None, multiple=_is_list(field), metavar=_metavar(name, annotation), help=help_text
-    )
+        return option(flag, name, type=click.Choice([str(c) for c in get_args(annotation)]))
+    return option(flag, name, multiple=_is_list(field), metavar=_metavar(name, annotation))
 
 
 def _flag(name: str, field: FieldInfo) -> str:
@@ -213,6 +223,8 @@ def _split_list(text: str) -> tuple[str, ...]:
 
 
 def _read_toml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415  # most have no such file
+
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
@@ -233,14 +245,20 @@ def _refuse_unknown(model: type[BaseModel], env_prefix: str, environ: Mapping[st
             continue
         if _SET_BY_PLATFORMS.fullmatch(f"{variable.removeprefix(env_prefix)}={environ[variable]}"):
             continue
-        near = difflib.get_close_matches(variable.removeprefix(env_prefix).lower(), known.values(), n=3)
+        near = _like(variable.removeprefix(env_prefix).lower(), known.values())
         meant = " or ".join(f"{env_prefix}{key.upper()}" for key in near)
         hint = f"did you mean {meant}?" if meant else "unset it; run the command with --help for all settings"
         raise SettingError(f"unknown setting {variable} in the environment", hint=hint)
 
 
+def _like(key: str, known: Iterable[str]) -> list[str]:
+    import difflib  # noqa: PLC0415  # for mistakes alone
+
+    return difflib.get_close_matches(key, list(known), n=3)
+
+
 def _suggestion(key: str, model: type[BaseModel]) -> str:
-    near = difflib.get_close_matches(key.replace("-", "_").lower(), model.model_fields, n=3)
+    near = _like(key.replace("-", "_").lower(), model.model_fields)
     if near:
         return "did you mean " + " or ".join(near) + "?"
     return "run the command with --help for all settings"
@@ -258,15 +276,6 @@ def _explained(model: type[BaseModel], error: ValidationError, origins: Mapping[
         return SettingError(what)
     shown = "" if "SecretStr" in str(field.annotation) else f", not {str(first['input'])[:80]!r}"
     return SettingError(f"{origins.get(key, key)}: {what}{shown}")
-
-
-@cache
-def version() -> str:
-    """The installed version of Tidewire; `0` when it runs from a source tree."""
-    try:
-        return importlib.metadata.version("tidewire")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
 
 
 # ── errors and output ─────────────────────────────────────────────────────────────────────────────────────────────

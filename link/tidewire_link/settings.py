@@ -18,7 +18,7 @@ _URL_HINT = "write it as mqtt://host, mqtts://host:8883, ws://host:9001/path or 
 class Will(BaseModel):
     """The message that the broker publishes for us when the connection ends without a goodbye."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     topic: str
     payload: bytes
@@ -57,7 +57,7 @@ class BrokerSettings(BaseModel):
     The settings of agent and hub inherit from it, so that both have the same flags.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     username: str | None = None
     """User name; wins over the one in the URL."""

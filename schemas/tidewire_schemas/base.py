@@ -25,7 +25,9 @@ def _demand_v_and_type(schema: dict[str, Any]) -> None:
 class Message(BaseModel):
     """Base of all messages: frozen, no unknown fields, no coercion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, json_schema_extra=_demand_v_and_type)
+    model_config = ConfigDict(
+        defer_build=True, frozen=True, extra="forbid", strict=True, json_schema_extra=_demand_v_and_type
+    )
 
     v: Version = VERSION
 
@@ -39,4 +41,4 @@ class Message(BaseModel):
 class Component(BaseModel):
     """Base of what messages are made of."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", strict=True)

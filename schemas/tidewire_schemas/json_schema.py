@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-from collections.abc import Iterator, Mapping
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter
@@ -13,12 +10,21 @@ from pydantic.json_schema import models_json_schema
 
 from tidewire_schemas import messages, shapes, snapshots, verification
 from tidewire_schemas.base import Message
+from tidewire_schemas.docstrings import of_module, paragraphs
 from tidewire_schemas.messages import ON_TOPIC
 from tidewire_schemas.topics import Kind
 
 Schema = dict[str, Any]
 
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+_DOCSTRINGS: Final[Mapping[str, Mapping[str, str]]] = {
+    **of_module(messages),
+    **of_module(shapes),
+    **of_module(snapshots),
+    **of_module(verification),
+}
+"""Class → field → docstring."""
 
 
 def message_types(kind: Kind) -> tuple[type[Message], ...]:
@@ -76,28 +82,8 @@ def _document(name: str, schema: Schema) -> Schema:
 def _describe(model: str, schema: Schema) -> None:
     """Give each property the docstring that stands below its field, and drop titles that only repeat its name."""
     if "description" in schema:
-        schema["description"] = _paragraphs(schema["description"])
+        schema["description"] = paragraphs(schema["description"])
     for name, field in schema["properties"].items():
         field.pop("title", None)
-        if text := _FIELD_DOCS.get((model, name)):
+        if text := _DOCSTRINGS.get(model, {}).get(name):
             field["description"] = text
-
-
-def _paragraphs(text: str) -> str:
-    return "\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
-
-
-def _field_docs(module: ModuleType) -> Iterator[tuple[tuple[str, str], str]]:
-    """((class, field), docstring): read from the source, as Python itself throws such strings away."""
-    for node in ast.parse(inspect.getsource(module)).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for field, after in zip(node.body, node.body[1:], strict=False):
-            match field, after:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    yield (node.name, name), _paragraphs(text)
-
-
-_FIELD_DOCS: Final[Mapping[tuple[str, str], str]] = dict(
-    [*_field_docs(messages), *_field_docs(shapes), *_field_docs(snapshots), *_field_docs(verification)]
-)

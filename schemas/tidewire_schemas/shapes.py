@@ -19,7 +19,7 @@ WireValueField = Annotated[Any, WithJsonSchema(VALUE_SCHEMA)]
 class Shape(BaseModel):
     """Base of the parts of a shape."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid", strict=True)
 
 
 class ColumnShape(Shape):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import yaml
 
+from tidewire_link.version import VERSION
 from tidewire_schemas.codec import PAYLOAD_BYTES_MAX
 from tidewire_schemas.messages import DeviceState
 from tidewire_schemas.names import TOPIC_NAME_PATTERN
@@ -147,9 +147,8 @@ def test_a_volume_of_passwords_has_its_directory_in_the_image() -> None:
 
 
 def test_images_carry_the_projects_version_and_the_bases_a_release() -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     for service in SERVICES.values():
-        assert re.fullmatch(rf"tidewire/(broker|hub|agent):{re.escape(version)}", service["image"])
+        assert re.fullmatch(rf"tidewire/(broker|hub|agent):{re.escape(VERSION)}", service["image"])
         assert service["image"].removeprefix("tidewire/").startswith(f"{service['build']['target']}:")
     bases = dict(re.findall(r"^ARG (\w+)=(\S+)$", DOCKERFILE, re.MULTILINE))
     assert bases

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from tidewire_link.command_line import EXIT_CODES_HELP, CommandGroup
+from tidewire_link.version import VERSION
 
 _COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("run", "Keep a database in step with its stream, until stopped."),
@@ -47,7 +48,7 @@ class _LazyGroup(CommandGroup):
 
 
 @click.group(cls=_LazyGroup, epilog=EXIT_CODES_HELP, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="tidewire", prog_name="tidewire-agent")
+@click.version_option(VERSION, prog_name="tidewire-agent")
 def main() -> None:
     """Keep an SQLite database in step with other devices, over any MQTT broker.
 

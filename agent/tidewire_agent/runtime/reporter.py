@@ -17,8 +17,8 @@ from tidewire_agent.settings import AgentSettings
 from tidewire_agent.status import AgentStatus, ProblemStatus
 from tidewire_agent.store.backlog import Backlog
 from tidewire_agent.verify_report import VerifyReport
-from tidewire_link.command_line import version
 from tidewire_link.settings import parse_url
+from tidewire_link.version import VERSION
 from tidewire_schemas.codec import encode
 from tidewire_schemas.messages import DeviceState
 from tidewire_schemas.positions import Position
@@ -130,7 +130,7 @@ class Reporter:
             pid=os.getpid(),
             since=self._since,
             updated_at=_now_ms(),
-            version=version(),
+            version=VERSION,
             device=self.device,
             stream=self._settings.stream,
             broker=str(parse_url(self._settings.broker)),
@@ -174,7 +174,7 @@ class Reporter:
             verified=self._verified,
             snapshot=self.loading,
             problem=self._troubles.line,
-            version=version(),
+            version=VERSION,
         )
 
     @property

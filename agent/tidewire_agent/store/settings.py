@@ -12,7 +12,7 @@ from tidewire_schemas.codec import BATCH_BYTES_MAX
 class StoreSettings(BaseModel):
     """Limits of what Tidewire keeps and does in the app's file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(defer_build=True, frozen=True, extra="forbid")
 
     busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long the agent waits for the app's write lock before it reports the database as busy and tries again."""

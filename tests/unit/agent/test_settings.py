@@ -11,15 +11,16 @@ from pydantic import SecretStr
 
 from tidewire_agent.settings import ENV_PREFIX, AgentSettings, host_device_name
 from tidewire_link.command_line import load_settings
+from tidewire_schemas.docstrings import docstrings
 from tidewire_schemas.errors import SettingError
 
 UNITS = ("_s", "_ms", "_max", "_min", "_bytes", "_batches", "_pages")
 
 
 def test_every_setting_is_described() -> None:
-    for name, field in AgentSettings.model_fields.items():
-        assert field.description, name
-        assert len(field.description) > 15, name
+    described = docstrings(AgentSettings)
+    for name in AgentSettings.model_fields:
+        assert len(described[name]) > 15, name
 
 
 def test_numbers_carry_their_unit_or_say_that_they_are_limits() -> None:
