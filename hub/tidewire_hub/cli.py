@@ -102,12 +102,13 @@ def devices(config: str | None, as_json: bool, **values: Any) -> None:
     records = []
     for device in document.devices:
         record = device.model_dump(mode="json")
-        record["behind"] = max(0, document.head.seq - device.position.seq) if device.position else None
+        behind = None if device.position is None else document.head.seq - device.position.seq
+        record["behind"] = None if behind is None or behind < 0 else behind  # it may have what this log has lost
         record["needs_snapshot"] = device.position is not None and device.position.seq + 1 < document.oldest
         if not as_json:
             if device.snapshot is not None:
                 record["state"] += f" {device.snapshot.loaded}/{device.snapshot.chunks}"
-            record["last_seen"] = time_text(device.last_seen)
+            record["last_seen"] = time_text(device.last_seen or None)
             record["problem"] = device.clone or device.problem
         records.append(record)
     columns = ["device", "state", "behind", "pending", "dead_letters", "accepted_seq", "last_seen", "problem"]

@@ -44,7 +44,7 @@ class DeviceRecord(BaseModel):
     """Its newest batch in the log that this hub process saw."""
     accepted_seq: int | None = None
     last_seen: int = 0
-    """When it last said anything, milliseconds since 1970 by the hub's clock."""
+    """When it last said anything, milliseconds since 1970 by the hub's clock; 0 where only the broker told of it."""
 
 
 class DevicesDocument(BaseModel):

@@ -17,9 +17,11 @@ from support.broker import Mosquitto
 from support.flipped import flip_in
 from support.hub_process import HandMadeDevice, HubProcess, tidewire_hub
 from support.waiting import wait_for_async
+from tidewire_hub.layout import DataDirectory
 from tidewire_link.command_line import ExitCode
 from tidewire_schemas import codec, topics
 from tidewire_schemas.messages import DeviceState
+from tidewire_schemas.positions import Position
 
 
 @pytest.fixture
@@ -68,6 +70,31 @@ async def test_devices_tells_how_each_is_and_how_far_behind_also_when_the_hub_is
     assert "no hub runs here" in answer.stderr
     hub.start()
     assert [r["device"] for r in records("devices", hub)] == ["till-7"]
+
+
+async def test_a_device_that_is_ahead_of_a_restored_log_is_not_said_to_be_level(
+    till: HandMadeDevice, hub: HubProcess
+) -> None:
+    state = DeviceState(
+        v=1,
+        type="device_state",
+        state="offline",
+        incarnation=till.incarnation,
+        boot=till.boot,
+        position=Position(till.entries[0].position.epoch, 1_000_000),
+    )
+    await till.publish_retained(topics.device_state("till-8"), codec.encode(state))
+    await wait_for_async(lambda: any(r["device"] == "till-8" for r in records("devices", hub)), what="it is known")
+    hub.kill()
+    DataDirectory(hub.data, "main").devices.unlink()
+    hub.start()
+    await wait_for_async(
+        lambda: any(r["device"] == "till-8" for r in records("devices", hub)), what="it is known again"
+    )
+    (record,) = (r for r in records("devices", hub) if r["device"] == "till-8")
+    assert (record["behind"], record["last_seen"]) == (None, 0)
+    (line,) = (line for line in tidewire_hub("devices", "--data", hub.data).stdout.splitlines() if "till-8" in line)
+    assert "1970" not in line
 
 
 async def test_log_prints_the_stored_entries(till: HandMadeDevice, hub: HubProcess) -> None:

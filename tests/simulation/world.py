@@ -379,7 +379,8 @@ class World:
     def logged(self, text: str, *, error: bool) -> None:
         """The product has logged something; an error is one that it did not expect."""
         process = PROCESSES.running.get()
-        self.history.append(f"{self._loop.time():.6f} {process.name if process else ''}: {text}")
+        line = f"{self._loop.time():.6f} {process.name if process else ''}: {text}"
+        self.history.append(line.replace(self._place, ""))
         if error:
             self.guard(lambda: _fail(Guarantee.MISTAKE, f"logged: {text}"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import shutil
 from collections.abc import Callable
 from typing import Final, TextIO
 
@@ -11,28 +13,38 @@ from tidewire_schemas.snapshots import LoadProgress
 REDRAW_S: Final = 0.2
 """Often enough to be seen moving."""
 
-_WIDTH: Final = 40
+_WIDTH_MAX: Final = 40
 _CLEAR: Final = "\r\x1b[K"
 
 
-def bar(progress: LoadProgress) -> str:
-    """One line: `loading a snapshot [████······] 40 %  4 of 10 chunks`."""
+def bar(progress: LoadProgress, columns: int) -> str:
+    """One line of less than `columns`: `loading a snapshot [████······] 40 %  4 of 10 chunks`."""
     part = progress.loaded / progress.chunks if progress.chunks else 1.0
-    full = int(part * _WIDTH)
-    return (
-        f"loading a snapshot [{'█' * full}{'·' * (_WIDTH - full)}] {int(part * 100)} %"
-        f"  {progress.loaded} of {progress.chunks} chunks"
-    )
+    before, after = "loading a snapshot", f"{int(part * 100)} %  {progress.loaded} of {progress.chunks} chunks"
+    width = min(_WIDTH_MAX, columns - len(f"{before} [] {after}") - 1)
+    full = int(part * width)
+    drawn = f" [{'█' * full}{'·' * (width - full)}]" if width > 0 else ""
+    return f"{before}{drawn} {after}"[: max(0, columns - 1)]
 
 
 async def show_progress(progress: Callable[[], LoadProgress | None], out: TextIO) -> None:
-    """Draw the bar while there is something to show, until cancelled."""
+    """Draw the bar while there is something to show, until cancelled. What is logged goes above it."""
     drawn = False
+
+    def make_way(_record: logging.LogRecord) -> bool:
+        if drawn:
+            out.write(_CLEAR)
+            out.flush()
+        return True
+
+    handlers = logging.getLogger().handlers
+    for handler in handlers:
+        handler.addFilter(make_way)
     try:
         while True:
             now = progress()
             if now is not None:
-                out.write(_CLEAR + bar(now))
+                out.write(_CLEAR + bar(now, shutil.get_terminal_size().columns))
                 out.flush()
             elif drawn:
                 out.write(_CLEAR)
@@ -40,6 +52,8 @@ async def show_progress(progress: Callable[[], LoadProgress | None], out: TextIO
             drawn = now is not None
             await asyncio.sleep(REDRAW_S)
     finally:
+        for handler in handlers:
+            handler.removeFilter(make_way)
         if drawn:
             out.write("\n")
             out.flush()
