@@ -88,6 +88,8 @@ class AgentStatus(Document):
     """When the oldest of these was sealed, milliseconds since 1970."""
     parked: int | None = None
     dead_letters: int | None = None
+    dead_letters_dropped: int | None = None
+    """Dead letters that went, as there were more than `dead_letters_max`."""
     lock_share: float = 0.0
     """Share of the last minute in which the app's write lock was held."""
     lock_longest_ms: float = 0.0

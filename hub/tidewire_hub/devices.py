@@ -32,6 +32,8 @@ class DeviceRecord(BaseModel):
     pending: int | None = None
     oldest_unsent_at: int | None = None
     dead_letters: int | None = None
+    dead_letters_dropped: int | None = None
+    """Dead letters that went, as there were more than it keeps."""
     snapshot: LoadProgress | None = None
     """How much of a snapshot it has loaded, None while it loads none."""
     verified: Verified | None = None

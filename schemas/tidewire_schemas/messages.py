@@ -222,6 +222,8 @@ class DeviceState(Message):
     oldest_unsent_at: Millis | None = None
     """When the oldest of these was sealed, milliseconds since 1970 by the device's clock."""
     dead_letters: Count | None = None
+    dead_letters_dropped: Count | None = None
+    """Dead letters that went, as there were more than the device keeps: these versions of rows are gone."""
     snapshot: LoadProgress | None = None
     """How much of a snapshot is loaded, None while none is: meanwhile tables hold some of its rows and not others."""
     verified: Verified | None = None

@@ -152,7 +152,10 @@ def _lines(document: dict[str, Any]) -> list[str]:
             f" ({document['batch_bytes']}{limit} bytes), "
             f"the oldest sealed at {time_text(document['oldest_sealed_at'])}"
         )
-        lines.append(f"{document['dead_letters']} dead letters, {document['parked']} parked rows")
+        gone = (
+            f" ({document['dead_letters_dropped']} older ones are gone)" if document.get("dead_letters_dropped") else ""
+        )
+        lines.append(f"{document['dead_letters']} dead letters{gone}, {document['parked']} parked rows")
     lines += [line for table in document["tables"] for line in _table_lines(table)]
     if document.get("device") and not document["tables"]:
         lines.append("no table is attached")

@@ -19,6 +19,8 @@ class Backlog(NamedTuple):
     oldest_sealed_at: int | None
     parked: int
     dead_letters: int
+    dead_dropped: int
+    """Dead letters that went since the database is a device's, as there were more than may be kept."""
 
 
 def count(connection: sqlite3.Connection, meta: Meta) -> Backlog:
@@ -30,4 +32,4 @@ def count(connection: sqlite3.Connection, meta: Meta) -> Backlog:
     ).fetchone()
     (parked,) = connection.execute("SELECT count(*) FROM tidewire_parked").fetchone()
     (dead_letters,) = connection.execute("SELECT count(*) FROM tidewire_dead").fetchone()
-    return Backlog(changes, batches, size, oldest, parked, dead_letters)
+    return Backlog(changes, batches, size, oldest, parked, dead_letters, meta.number("dead_dropped"))

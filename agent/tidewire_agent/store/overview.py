@@ -83,6 +83,7 @@ def database_of(connection: sqlite3.Connection) -> dict[str, Any]:
         "oldest_sealed_at": oldest,
         "parked": parked,
         "dead_letters": dead,
+        "dead_letters_dropped": meta.number("dead_dropped"),
     }
 
 

@@ -56,7 +56,8 @@ class StoreSettings(BaseModel):
     """Changes of the log that wait until they fit a table (a value clashes with a row here); above it the table
     with most of them falls behind, which `status` says, and is taken anew when its schema changes or it is attached."""
     dead_letters_max: Annotated[int, Field(ge=1)] = 10_000
-    """Dead letters kept; above it the oldest go, and `status` says how many went."""
+    """Dead letters kept; above it the oldest go, and `status` and the state topic say how many went. From nine
+    tenths of it on this is a problem (`dead_letters_full`)."""
     dead_letter_bytes_max: Annotated[int, Field(ge=0)] = 64 * 1024
     """Bytes of values kept in the dead letter of a row that stays here unsent, as it is too large or has no key. Above
     it the largest values are left out, which the letter says; they are in the table still."""

@@ -8,7 +8,9 @@ log's part is taken, a row that is just as the letter has it has come back with 
 from __future__ import annotations
 
 import json
+import logging
 import sqlite3
+from collections import Counter
 from typing import Final
 
 from tidewire_agent.store import rows
@@ -16,6 +18,8 @@ from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
 from tidewire_agent.store.reading import snapshot
 from tidewire_schemas.values import decode, encode
+
+logger = logging.getLogger(__name__)
 
 LETTERS_AT_ONCE: Final = 500
 """Letters compared in one step, outside of the app's write lock, which is held only while those of them go."""
@@ -33,11 +37,14 @@ class TakenOver:
         self._transaction = transaction
         self._seen: dict[int, int] = {}
         """By table that is being offered: the letters that were compared, as the number of the last of them."""
+        self._stay: Counter[int] = Counter()
+        """By such a table: how many of them stay."""
 
     def settle(self) -> bool:
         """Compare some letters; whether there were any."""
         offered = {synced.attached.id: synced for synced in self._catalogue if synced.attached.state == "offering"}
         self._seen = {table_id: self._seen.get(table_id, 0) for table_id in offered}
+        self._stay = Counter({table_id: self._stay[table_id] for table_id in offered})
         for table_id, synced in offered.items():
             with snapshot(self._connection):
                 letters = self._dead_letters.taken(synced.table.name, self._seen[table_id], LETTERS_AT_ONCE)
@@ -47,7 +54,14 @@ class TakenOver:
                     self._dead_letters.drop(no_news)
             if letters:
                 self._seen[table_id] = letters[-1].id or 0
+                self._stay[table_id] += len(letters) - len(no_news)
                 return True
+            if stay := self._stay.pop(table_id, 0):
+                logger.warning(
+                    "table %s: rows that were here gave way to the hub's, which were others: %d dead letters hold them",
+                    synced.table.name,
+                    stay,
+                )
         return False
 
     def _is_here(self, synced: Synced, letter: DeadLetter) -> bool:
