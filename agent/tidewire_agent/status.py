@@ -95,7 +95,8 @@ class AgentStatus(Document):
     lock_longest_ms: float = 0.0
     """The longest that sealing, applying or loading held it at once since the database was opened, milliseconds."""
     verified: VerifyReport | None = None
-    """What the last comparison with the hub's rows found, without the rows; None before the first since it started."""
+    """What comparisons with the hub's rows found, of each table the last, without the rows; None before the first since
+    it started."""
     refused: dict[str, str] = {}
     """Tables that the hub does not take as they are declared, each with why."""
     problems: tuple[ProblemStatus, ...] = ()

@@ -10,6 +10,9 @@ from tidewire_schemas import verification as wire
 from tidewire_schemas.codec import encode
 from tidewire_schemas.positions import Position
 
+NOT_ATTACHED: Final = "it is not attached here"
+"""Why a table was not compared that somebody named."""
+
 TOLD_BYTES_MAX: Final = 64 * 1024
 """Of a report to the hub: rows that do not fit are not listed there. Below the limit of any message to a hub."""
 
@@ -50,6 +53,16 @@ class TableVerified(ReportPart):
     problem: str = ""
     """Why the table was not compared, or not to the end."""
 
+    @property
+    def complete(self) -> bool:
+        """Whether all of it was compared."""
+        return not (self.problem or self.pending or self.unsettled)
+
+    @property
+    def wrong(self) -> int:
+        """Rows that are not as the log says, less those that were repaired."""
+        return self.differing - self.repaired
+
 
 class VerifyReport(ReportPart):
     """What a verification found."""
@@ -65,12 +78,12 @@ class VerifyReport(ReportPart):
     @property
     def differing(self) -> int:
         """Rows of all tables that are not as the log says, less those that were repaired."""
-        return sum(table.differing - table.repaired for table in self.tables)
+        return sum(table.wrong for table in self.tables)
 
     @property
     def complete(self) -> bool:
         """Whether everything was compared."""
-        return not (self.problem or any(t.problem or t.pending or t.unsettled for t in self.tables))
+        return not self.problem and all(table.complete for table in self.tables)
 
     @property
     def rows(self) -> int:

@@ -227,7 +227,7 @@ class DeviceState(Message):
     snapshot: LoadProgress | None = None
     """How much of a snapshot is loaded, None while none is: meanwhile tables hold some of its rows and not others."""
     verified: Verified | None = None
-    """What the last comparison with the hub's rows found, None before the first since the agent started."""
+    """What comparisons with the hub's rows found, of each table the last; None before the first since its start."""
     problem: str | None = None
     version: str | None = None
 

@@ -163,7 +163,7 @@ class VerifyReport(Message):
 
 
 class Verified(Component):
-    """What the last verification of a device found."""
+    """What verifications of a device found: of each table the last, at the time of the newest."""
 
     at: Millis
     position: Position

@@ -93,6 +93,28 @@ def test_an_agent_looks_by_itself_now_and_then_and_says_what_it_finds(tmp_path: 
         a.wait_no_problem()
 
 
+def test_a_look_at_one_table_changes_what_is_said_of_that_table_only(tmp_path: Path) -> None:
+    """Guarantee 12."""
+    with Site(tmp_path) as site:
+        schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id INTEGER PRIMARY KEY, v);"
+        a = site.device("a", schema).start()
+        a.sql("INSERT INTO t VALUES (1, 'right'); INSERT INTO u VALUES (1, 'right'), (2, 'right');")
+        site.wait_at_rest()
+        behind_the_back(a, "UPDATE t SET v = 'wrong'", "UPDATE u SET v = 'wrong'")
+
+        def says(*arguments: str) -> str:
+            tidewire_agent("verify", "--db", a.db, *arguments)
+            status = tidewire_agent("status", "--db", a.db).stdout
+            return next((line for line in status.splitlines() if "rows_differ" in line), "")
+
+        wait_for(lambda: "3 rows are not as the log says, in t, u" in says(), what="both are named")
+        wait_for(lambda: "1 rows are not as the log says, in t" in says("--table", "u", "--repair"), what="t is named")
+        for _ in range(2):
+            assert "1 rows are not as the log says, in t" in says("--table", "u")
+        tidewire_agent("verify", "--db", a.db, "--table", "t", "--repair")
+        a.wait_no_problem()
+
+
 def test_where_nothing_can_be_compared_the_command_says_why_once(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         schema = "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE TABLE u (id INTEGER PRIMARY KEY, v);"

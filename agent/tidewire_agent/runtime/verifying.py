@@ -20,6 +20,7 @@ from typing import Final, Protocol, TypeVar
 from tidewire_agent.errors import DatabaseNotUsable
 from tidewire_agent.runtime.database import Database
 from tidewire_agent.runtime.troubles import BROKER, Troubles
+from tidewire_agent.runtime.verify_findings import VerifyFindings
 from tidewire_agent.session import complaints
 from tidewire_agent.session.effects import Trouble
 from tidewire_agent.session.states import FOLLOWING, State
@@ -121,8 +122,9 @@ class Verifications:
         self._nonces: set[str] = set()
         self._orders: deque[wire.VerifyNow] = deque()
         self._answer: asyncio.Future[VerifyAnswer] | None = None
+        self._findings = VerifyFindings()
         self.report: VerifyReport | None = None
-        """What the last one found."""
+        """What is known of all tables, since the last one."""
 
     def asked(self, questions: Sequence[VerifyQuestion]) -> None:
         """There are questions in the file."""
@@ -203,10 +205,10 @@ class Verifications:
                 break
         at = int(time.time() * 1000)
         report = VerifyReport(at=at, position=position, tables=tuple(found.tables), problem=found.problem)
-        self._say(report)
+        self._say(report, of_all=not wish.tables)
         return report
 
-    def _say(self, report: VerifyReport) -> None:
+    def _say(self, report: VerifyReport, *, of_all: bool) -> None:
         for table in report.tables:
             level = logging.WARNING if table.differing else logging.INFO
             _log.log(
@@ -220,13 +222,14 @@ class Verifications:
                 table.unsettled,
                 f": {table.problem}" if table.problem else "",
             )
-        wrong = [table.table for table in report.tables if table.differing > table.repaired]
+        self.report = self._findings.take(report, of_all=of_all)
+        wrong = self._findings.differing
         if wrong:
-            text = f"{report.differing} rows are not as the log says, in {', '.join(wrong)}"
+            count, tables = sum(table.wrong for table in wrong), ", ".join(table.table for table in wrong)
+            text = f"{count} rows are not as the log says, in {tables}"
             self._troubles.say(Trouble(ROWS_DIFFER, text, "`tidewire-agent verify` lists them, `--repair` mends them"))
-        elif report.complete:
+        else:
             self._troubles.clear(ROWS_DIFFER)
-        self.report = report
         self._report_changed()
 
     async def _perform(self, step: Step) -> Result:

@@ -38,6 +38,7 @@ from tidewire_agent.store.row_change import RowChange, overtaken_letter
 from tidewire_agent.store.row_writer import RowWriter
 from tidewire_agent.store.sql import names, quote
 from tidewire_agent.store.tables import Table
+from tidewire_agent.verify_report import NOT_ATTACHED
 from tidewire_schemas.digest import add, as_hex, column_order, key_hash, row_digest, table_digest
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import Position
@@ -169,7 +170,7 @@ class Verifier:
         for name in {fold(name): name for name in wanted}.values() or sorted(by_name):
             synced = by_name.get(fold(name))
             if synced is None:
-                found.append(Subject(name, (), 0, "it is not attached here"))
+                found.append(Subject(name, (), 0, NOT_ATTACHED))
             else:
                 table = synced.table
                 found.append(Subject(table.name, table.column_names, len(table.key), self._why_not(synced)))
