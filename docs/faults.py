@@ -79,7 +79,7 @@ def _page() -> Iterator[str]:
     yield ""
     yield "<!-- Made by docs/generate.py from the tests: do not edit. -->"
     yield ""
-    yield "What happens to real processes and files in the tests, and which of the"
+    yield "What befalls processes, files, disks and connections in the tests, and which of the"
     yield "[guarantees](../explanation/guarantees.md) is looked at then. The numbers in the cells are those of the"
     yield "tests below; `make faults` runs them all, with more kills than `make test`."
     yield ""

@@ -288,7 +288,7 @@ def test_two_logs_have_different_ids(tmp_path: Path) -> None:
 
 
 @pytest.mark.fault("two hubs on one log")
-def test_two_processes_on_one_file_are_fenced_by_the_epoch(tmp_path: Path) -> None:
+def test_two_connections_to_one_file_are_fenced_by_the_epoch(tmp_path: Path) -> None:
     """Guarantee 8."""
     old, new = SqliteLog.open(tmp_path / "log.db"), SqliteLog.open(tmp_path / "log.db")
     old.acquire(Epoch(1))

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from support.agent_process import AgentProcess, make_database, wait_rows
 from support.broker import Mosquitto
 from support.hub_process import HubProcess, tidewire_hub
@@ -24,9 +26,11 @@ def clone_of(hub: HubProcess) -> str | None:
     return found
 
 
+@pytest.mark.fault("a device's database copied, two agents run from it")
 def test_a_copied_card_is_named_at_the_hub_and_by_both_agents_and_a_restart_is_not(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
+    """Guarantees 2 and 7: what either of them writes is on both, once."""
     first, second = tmp_path / "first.db", tmp_path / "second.db"
     quickly = ["--ack-timeout-s", "1"]
     options = ["--devices-save-interval-s", "0.1"]

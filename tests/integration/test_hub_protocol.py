@@ -99,7 +99,9 @@ async def test_replay_repeats_the_stored_bytes(till: HandMadeDevice) -> None:
     assert live in replayed
 
 
+@pytest.mark.fault("a transaction larger than a message may be")
 async def test_a_batch_of_many_parts_is_one_entry_everywhere(till: HandMadeDevice) -> None:
+    """Guarantee 4."""
     await till.hello()
     await till.send(till.seal(*((number, "x" * 2_000) for number in range(600))))
     await till.until_acked(1)
@@ -163,7 +165,7 @@ async def test_freshness_covers_everything_acked_before_the_question(till: HandM
     assert answer.head.seq >= 5
 
 
-@pytest.mark.fault("two hubs on copies of one log")
+@pytest.mark.fault("a device that has heard a later leader")
 async def test_a_higher_epoch_heard_elsewhere_is_overtaken(till: HandMadeDevice) -> None:
     """Guarantee 8."""
     first = await till.hello()

@@ -7,6 +7,8 @@ import subprocess
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from support.agent_process import AgentProcess, make_database, rows, tidewire_agent
 from support.broker import Mosquitto
 from support.hub_process import HubProcess
@@ -100,6 +102,7 @@ def test_what_gathered_for_the_pause_between_batches_is_sent(tmp_path: Path, bro
         wait_for(lambda: agent.status.batches == 0 and written(path) == [1], what="it is in the log")
 
 
+@pytest.mark.fault("more written while offline than the outbox may hold")
 def test_a_full_outbox_refuses_the_writes_of_any_program_and_says_so_until_a_hub_takes_what_waits(
     tmp_path: Path, broker: Mosquitto
 ) -> None:

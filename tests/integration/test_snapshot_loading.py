@@ -201,7 +201,7 @@ def test_seeds_on_their_way_are_not_swept(fleet: Fleet) -> None:
     fleet.assert_equal()
 
 
-@pytest.mark.fault("an agent killed while a snapshot is loaded")
+@pytest.mark.fault("the load of a snapshot cut between any two pieces")
 def test_a_load_goes_on_where_a_crash_has_cut_it(fleet: Fleet) -> None:
     """Guarantee 3: the position moves with the last piece, whatever is cut before."""
     a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)

@@ -9,18 +9,20 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from support.agent_process import AgentProcess, make_database
 from support.broker import Mosquitto
 from support.hub_process import HandMadeDevice, HubProcess, tidewire_hub
+from support.publish import publish
 from support.waiting import wait_for, wait_for_async
 from tidewire_hub.log.port import HEARD_EPOCH_MAX
 from tidewire_link.command_line import ExitCode
 from tidewire_schemas import codec, topics
 from tidewire_schemas.messages import Head, HubState
-from tidewire_schemas.positions import START
+from tidewire_schemas.positions import START, Position
 
 WAITS_SHORTLY = ("--rival-wait-s", "0.5")
 
@@ -147,26 +149,66 @@ async def test_an_agent_follows_the_later_of_two_hubs_and_never_applies_what_the
         till.start()
         app.execute("INSERT INTO orders VALUES ('1', 1)")
         wait_for(lambda: log_of(first) == [("till", 1)], what="an entry")
+        (entry,) = stored(first)
         copy(first, "second")
         first.process.send_signal(signal.SIGSTOP)
-        app.execute("INSERT INTO orders VALUES ('2', 2)")
         second = hubs.make("second", *WAITS_SHORTLY).start()
+        wait_for(lambda: heard_epoch(tmp_path / "till.db") > entry["epoch"], 30, what="the agent follows the second")
+        till.wait_state("live")
+        publish(broker, said_by_the_stale_one(log_id(second), entry))  # else it would be the next entry
+        app.execute("INSERT INTO orders VALUES ('2', 2)")
         wait_for(lambda: log_of(second) == [("till", 1), ("till", 2)], 30, what="the second write in the second log")
         first.process.send_signal(signal.SIGCONT)
         assert ended(first) == ExitCode.LED_ELSEWHERE
         app.execute("INSERT INTO orders VALUES ('3', 3)")
         wait_for(lambda: len(log_of(second)) == 3, 30, what="the third write")
+        newest = stored(second)[-1]
+        wait_for(lambda: position(tmp_path / "till.db") == (newest["epoch"], 3), 30, what="the agent has applied it")
         till.wait_state("live")
         till.wait_no_problem()
+        assert "going back" not in till.log
     assert first.http("healthz") is None
+    assert app.execute("SELECT * FROM orders ORDER BY 1").fetchall() == [(str(n), float(n)) for n in range(1, 4)]
     app.close()
 
 
 def log_of(hub: HubProcess) -> list[tuple[str, int]]:
     """Device and batch of each entry in a hub's file."""
+    return [(entry["device"], entry["batch"]) for entry in stored(hub)]
+
+
+def stored(hub: HubProcess) -> list[dict[str, Any]]:
+    """The entries in a hub's file."""
     with closing(sqlite3.connect(f"file:{hub.data}/main/log.db?mode=ro", uri=True)) as log:
-        entries = [json.loads(data) for (data,) in log.execute("SELECT data FROM entry ORDER BY seq")]
-    return [(entry["device"], entry["batch"]) for entry in entries]
+        return [json.loads(data) for (data,) in log.execute("SELECT data FROM entry ORDER BY seq")]
+
+
+def log_id(hub: HubProcess) -> str:
+    with closing(sqlite3.connect(f"file:{hub.data}/main/log.db?mode=ro", uri=True)) as log:
+        return str(log.execute("SELECT log_id FROM log").fetchone()[0])
+
+
+def said_by_the_stale_one(log: str, entry: dict[str, Any]) -> tuple[str, bytes]:
+    """A page with one more entry of the epoch of this one, right behind it."""
+    forged = json.loads(json.dumps(entry).replace('"1"', '"stale"')) | {"seq": entry["seq"] + 1, "batch": 77}
+    page = codec.encode_page(log, Position(entry["epoch"], entry["seq"]), [json.dumps(forged).encode()])
+    return topics.log("main"), page
+
+
+def position(path: Path) -> tuple[int, int]:
+    """Epoch and seq of what a device has applied."""
+    meta = meta_of(path)
+    return meta["epoch"], meta["seq"]
+
+
+def heard_epoch(path: Path) -> int:
+    """The highest epoch that a device has heard of."""
+    return int(meta_of(path)["heard_epoch"])
+
+
+def meta_of(path: Path) -> dict[str, Any]:
+    with closing(sqlite3.connect(path)) as reader:
+        return dict(reader.execute("SELECT name, value FROM tidewire_meta"))
 
 
 def test_a_frozen_hub_still_has_its_data_directory(hubs: Hubs, broker: Mosquitto) -> None:
