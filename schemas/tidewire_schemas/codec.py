@@ -17,10 +17,10 @@ from pydantic import BaseModel, FailFast, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from tidewire_schemas.base import VERSION, Message
-from tidewire_schemas.digest import message_digest
+from tidewire_schemas.digest import NO_DIGEST, message_digest
 from tidewire_schemas.errors import MalformedMessage, MessageError, MessageTooLarge, UnsupportedVersion
 from tidewire_schemas.messages import ON_TOPIC, Batch, Parent, Run
-from tidewire_schemas.positions import Position
+from tidewire_schemas.positions import SAFE_INTEGER_MAX, Position
 from tidewire_schemas.topics import Kind
 from tidewire_schemas.values import WireRow
 
@@ -122,6 +122,19 @@ def encode_batch(
         b"" if was is None else b'"was":[%d,%d],' % was,
         changes_json,
     )
+
+
+BATCH_FRAME_BYTES_MAX: Final = len(
+    encode_batch(
+        incarnation=NO_DIGEST,
+        batch=SAFE_INTEGER_MAX,
+        prev_digest=NO_DIGEST,
+        sealed_at=-SAFE_INTEGER_MAX,
+        changes_json=b"",
+        was=Position(SAFE_INTEGER_MAX, SAFE_INTEGER_MAX),
+    )
+)
+"""What a batch has besides its changes, at most: what is numbered anew, or offered again, is no larger."""
 
 
 def encode_page(log: str, prev: Position, entries: Iterable[bytes]) -> bytes:

@@ -377,7 +377,11 @@ class Engine:
                     await self._reintroduce()
                 case Renumber(after, digest, apart):
                     shared = "no batch" if after is None else f"batch {after} and those before it"
-                    _log.warning("this database and the hub have %s in common; what follows gets new numbers", shared)
+                    if apart is None:
+                        text = "this database and the hub have %s in common; what follows gets new numbers"
+                    else:
+                        text = "the hub has %s; what it cannot take of the rest becomes smaller, with new numbers"
+                    _log.warning(text, shared)
                     await self.patiently(partial(self._database.run, EdgeStore.renumber, after, digest, apart))
                     await self._reintroduce()
             self._on_change(False)

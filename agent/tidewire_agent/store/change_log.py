@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from tidewire_agent.store import capture
 from tidewire_agent.store.meta import Meta
+from tidewire_schemas.codec import BATCH_FRAME_BYTES_MAX
 from tidewire_schemas.positions import Position
 
 logger = logging.getLogger(__name__)
@@ -85,6 +86,11 @@ class ChangeLog:
         """The hub takes no batch above this."""
         self.batch_bytes_max = min(self._own_batch_bytes_max, batch_bytes_max)
 
+    @property
+    def changes_bytes_max(self) -> int:
+        """Bytes that the changes of one batch may have, so that all of the batch is within the limit."""
+        return self.batch_bytes_max - BATCH_FRAME_BYTES_MAX
+
     def saw_commit(self) -> None:
         """Another connection has committed: what is in the log now ends with a whole transaction."""
         newest = self._newest()
@@ -112,7 +118,7 @@ class ChangeLog:
             end = self._end_of_transaction(first)
             above = self._nth(first, self._changes_max, end)
             if above is None:
-                return Stretch(first, *self._upto(first, self._changes_max, end), self.batch_bytes_max)
+                return Stretch(first, *self._upto(first, self._changes_max, end), self.changes_bytes_max)
             until = min(end, self._newest() or 0)
             self._cutting = _Cutting(until, self._piece_changes_max)
             logger.warning(
@@ -122,7 +128,7 @@ class ChangeLog:
                 self._changes_max,
             )
         place = self._upto(first, self._cutting.limit, self._cutting.until)
-        return Stretch(first, *place, min(self._piece_bytes_max, self.batch_bytes_max))
+        return Stretch(first, *place, min(self._piece_bytes_max, self.changes_bytes_max))
 
     def cut_smaller(self, stretch: Stretch) -> bool:
         """These changes are more bytes than a batch may have: cut them into pieces. False where they are but one."""

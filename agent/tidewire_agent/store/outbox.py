@@ -17,7 +17,7 @@ from tidewire_agent.store import healing
 from tidewire_agent.store.healing import Anew, Kept
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.taking_apart import LooseRow, Pieces, TakeApart, take_apart
-from tidewire_schemas.codec import encode_batch, parse_batch
+from tidewire_schemas.codec import BATCH_FRAME_BYTES_MAX, encode_batch, parse_batch
 from tidewire_schemas.digest import NO_DIGEST, message_digest
 from tidewire_schemas.messages import ChainPoint, Entry, LastSealed
 from tidewire_schemas.positions import Position
@@ -438,10 +438,10 @@ def _pieces(payload: bytes, number: int, apart: TakeApart | None) -> Pieces:
     halve = apart is not None and apart.halve == number
     if apart is None or (len(payload) <= apart.bytes_max and not halve):
         return Pieces([parsed.changes_json], [])
-    limit = apart.bytes_max - (len(payload) - len(parsed.changes_json))
+    limit = apart.bytes_max - BATCH_FRAME_BYTES_MAX
     pieces = take_apart(parsed.batch.changes, limit, halve=halve)
     logger.warning(
-        "batch %d of %d bytes, which the hub cannot take, becomes %d; rows that cannot be sent: %d",
+        "batch %d of %d bytes, which the hub cannot take, becomes %d smaller ones; rows that cannot be sent: %d",
         number,
         len(payload),
         len(pieces.changes_json),

@@ -50,7 +50,8 @@ class Recovery:
         with self._transactions.write():
             included = self._meta.included
             shift, loose = self._outbox.renumber(after, digest, apart)
-            self._sealer.keep_back(loose)
+            if apart is not None:
+                self._sealer.keep_back(loose, apart.bytes_max)
             self._loads.renumbered(included - shift)
         self._catalogue.registry.reload()
         self._pending.forget()

@@ -7,11 +7,12 @@ to the disk before anything is sent.
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
@@ -28,9 +29,13 @@ from tidewire_agent.store.seeds import Seeds
 from tidewire_agent.store.taken_over import TakenOver
 from tidewire_agent.store.taking_apart import LooseRow
 from tidewire_agent.turn import TURN
+from tidewire_schemas.codec import BATCH_FRAME_BYTES_MAX
 from tidewire_schemas.values import decode_row
 
 logger = logging.getLogger(__name__)
+
+KEY_CHARS_MAX: Final = 200
+"""Of a key in the log."""
 
 
 class SealOutcome(NamedTuple):
@@ -102,7 +107,7 @@ class Sealer:
         draft = self._draft(now_ms)
         if draft is None:
             return self._seeds_as_batch(now_ms)
-        if len(draft.changes_json) > self._changes.batch_bytes_max:
+        if len(draft.changes_json) > self._changes.changes_bytes_max:
             batch, lock_s = None, self._set_aside(draft, now_ms)
         else:
             batch, lock_s = self._store(draft, now_ms)
@@ -116,12 +121,12 @@ class Sealer:
             bytes=len(draft.changes_json),
         )
 
-    def keep_back(self, rows: Sequence[LooseRow]) -> None:
+    def keep_back(self, rows: Sequence[LooseRow], bytes_max: int) -> None:
         """In the caller's transaction: these rows were sealed, and turn out to be more than the hub takes."""
         now_ms = time.time_ns() // 1_000_000
         for loose in rows:
             run = loose.run.model_dump()
-            self._dead_letters.add([self._letter(run, loose.row, loose.size, now_ms)])
+            self._dead_letters.add([self._letter(run, loose.row, loose.size, bytes_max, now_ms)])
             self._set_unsent(run, loose.row)
 
     # ── the change log ────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,7 +169,9 @@ class Sealer:
             for run in runs:
                 for row in run["rows"]:
                     self._set_unsent(run, row)
-                    self._dead_letters.add([self._letter(run, row, len(draft.changes_json), now_ms)])
+                    self._dead_letters.add(
+                        [self._letter(run, row, len(draft.changes_json), self._changes.batch_bytes_max, now_ms)]
+                    )
             self._took(draft)
         return time.perf_counter() - started
 
@@ -183,7 +190,7 @@ class Sealer:
         chunk = self._seeds.next_chunk(now_ms)
         if chunk is None:
             return SealOutcome(batch=None, more=self._changes.left() > 0, lock_s=0.0)
-        bytes_max = self._changes.batch_bytes_max
+        bytes_max = self._changes.changes_bytes_max
         encoded = encoded_seeds(chunk.synced, self._meta.checkpoint, chunk.rows)
         too_large = None
         if len(encoded) > bytes_max and len(chunk.rows) > 1:
@@ -192,7 +199,9 @@ class Sealer:
             encoded = encoded_seeds(chunk.synced, self._meta.checkpoint, chunk.rows)
         elif len(encoded) > bytes_max:
             (too_large,) = from_json(encoded)
-            chunk.dead.append(self._letter(too_large, too_large["rows"][0], len(encoded), now_ms))
+            chunk.dead.append(
+                self._letter(too_large, too_large["rows"][0], len(encoded), self._changes.batch_bytes_max, now_ms)
+            )
         sends = bool(chunk.rows) and too_large is None
         batch = self._outbox.next_batch(encoded, now_ms, self._seeds.healing) if sends else None
         with self._transaction():
@@ -208,7 +217,16 @@ class Sealer:
 
     # ── rows that cannot be sent ──────────────────────────────────────────────────────────────────────────────────
 
-    def _letter(self, run: Mapping[str, Any], row: Sequence[Any], size: int, now_ms: int) -> DeadLetter:
+    def _letter(
+        self, run: Mapping[str, Any], row: Sequence[Any], changes_bytes: int, bytes_max: int, now_ms: int
+    ) -> DeadLetter:
+        size = changes_bytes + BATCH_FRAME_BYTES_MAX
+        if size > bytes_max:
+            why = f"a batch of this row alone may have {size} bytes, above batch_bytes_max={bytes_max}"
+        else:
+            why = f"the hub takes no batch of this row, of {size} bytes"
+        named = json.dumps(row[: run["key"]], ensure_ascii=False)[:KEY_CHARS_MAX]
+        logger.warning("table %s, key %s: %s; the row stays on this device, as a dead letter", run["table"], named, why)
         return DeadLetter(
             at=now_ms,
             table=run["table"],
@@ -216,8 +234,7 @@ class Sealer:
             key=list(row[: run["key"]]),
             cells={} if run["op"] == "delete" else dict(zip(run["columns"], row, strict=True)),
             reason="row_too_large",
-            detail=f"{size} bytes are above batch_bytes_max={self._changes.batch_bytes_max}; the row stays on this"
-            " device",
+            detail=f"{why}; the row stays on this device",
         )
 
     def _set_unsent(self, run: Mapping[str, Any], row: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,42 @@ def test_a_row_above_what_a_piece_may_have_goes_alone_and_one_above_a_batch_stay
     )
     assert sum(sizes(edge)) == 3
     assert [(letter.key, letter.reason) for letter in edge.store.dead(10)] == [([3], "row_too_large")]
+    edge.close()
+
+
+def test_no_batch_is_above_the_limit_and_a_row_that_would_make_it_so_is_a_letter_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guarantee 12: the limit is of the whole message, and what is said of a row above it names the row and why."""
+    limit = 4000
+    edge = with_limits(tmp_path, batch_bytes_max=limit)
+    for n, size in enumerate(range(3400, 4000, 20)):
+        edge.sql(f"INSERT INTO t VALUES ({n}, printf('%0{size}d', 0))")
+        edge.seal()
+    sent = [len(batch.payload) for batch in edge.store.outbox(0, count_max=100, bytes_max=2**30)]
+    assert max(sent) <= limit
+    assert max(sent) > limit - 150
+    letters = edge.store.dead(100)
+    assert len(sent) + len(letters) == 30
+    for letter in letters:
+        found = re.search(r"a batch of this row alone may have (\d+) bytes, above batch_bytes_max=4000;", letter.detail)
+        assert found is not None
+        assert int(found[1]) > limit
+        assert sum(f"table t, key {letter.key}:" in record.getMessage() for record in caplog.records) == 1
+    edge.close()
+
+
+def test_a_transaction_that_is_above_the_limit_only_as_a_whole_message_is_parted(tmp_path: Path) -> None:
+    limit = 4000
+    edge = with_limits(tmp_path, batch_bytes_max=limit)
+    for n, size in enumerate(range(1700, 2000, 10)):
+        rows = ", ".join(f"({2 * n + m}, printf('%0{size}d', 0))" for m in range(2))
+        edge.sql(f"BEGIN; INSERT INTO t VALUES {rows}; COMMIT")
+        edge.seal()
+    sent = [len(batch.payload) for batch in edge.store.outbox(0, count_max=100, bytes_max=2**30)]
+    assert max(sent) <= limit
+    assert 30 < len(sent) < 60
+    assert edge.store.dead(1) == []
     edge.close()
 
 
