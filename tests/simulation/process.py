@@ -103,6 +103,7 @@ class Process:
             error = raised
         self._disarm()
         if self._dies_now:
+            result = error = None  # its frames hold cursors, and these the files, also when the connections are closed
             self._on_death()
         else:
             self._on_call()
