@@ -263,6 +263,26 @@ def test_a_changed_byte_of_an_entry_is_noticed_when_it_is_read(tmp_path: Path, p
 
 
 @pytest.mark.fault("a byte of the hub's log that the disk has changed")
+@pytest.mark.parametrize("value", ["NULL", "CAST(data AS TEXT)", "7", "1.5"])
+def test_a_value_of_another_type_is_noticed_when_it_is_read(tmp_path: Path, value: str) -> None:
+    """Guarantee 3: a byte in front of a row's values says which types they are."""
+    with closing(SqliteLog.open(tmp_path / "log.db")) as log:
+        log.acquire(Epoch(1))
+        log.append(Epoch(1), Seq(0), entries(1, 1, 3))
+    with closing(sqlite3.connect(tmp_path / "log.db")) as disk:
+        (schema,) = disk.execute("SELECT sql FROM sqlite_schema WHERE name = 'entry'").fetchone()
+        loose = schema.replace("data  BLOB    NOT NULL", "data")
+        disk.executescript(
+            f"ALTER TABLE entry RENAME TO old; {loose}; INSERT INTO entry SELECT * FROM old; DROP TABLE old;"
+            f"UPDATE entry SET data = {value} WHERE seq = 2"
+        )
+    with closing(SqliteLog.open(tmp_path / "log.db")) as log:
+        assert log.read(Seq(0), bytes_max=1, entries_max=1) == entries(1, 1, 1)
+        with pytest.raises(LogDamaged, match="entry 2"):
+            read_all(log)
+
+
+@pytest.mark.fault("a byte of the hub's log that the disk has changed")
 def test_a_changed_byte_beside_the_entries_is_noticed_when_it_is_read(tmp_path: Path) -> None:
     """Guarantee 3."""
     log = SqliteLog.open(tmp_path / "log.db")

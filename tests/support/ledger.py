@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from support.processes import Device, Site
+from support.waiting import wait_for
 
 SCHEMA = "CREATE TABLE items (id TEXT PRIMARY KEY, n INTEGER NOT NULL, note TEXT NOT NULL);"
 
@@ -38,6 +39,16 @@ class Ledger:
         done = device.sql(*statements)
         assert not done.stderr, done.stderr
 
+    def lose_end(self, device: Device, kept: Mapping[str, int]) -> None:
+        """The disk of a device has lost the end of what its app wrote, but nothing of `kept`."""
+        found = self._rows(device)
+        for row in [row for row in self.written if row.startswith(f"{device.device}-")]:
+            assert found.get(row, 0) >= kept.get(row, 0), (device.device, row)
+            if row in found:
+                self.written[row] = found[row]
+            else:
+                del self.written[row]
+
     def check_values(self, devices: Sequence[Device]) -> None:
         """No device holds what no app wrote."""
         for device in devices:
@@ -45,10 +56,19 @@ class Ledger:
                 assert 0 < n <= self.written.get(row, 0), (device.device, row, n)
                 assert text == note(row, n), (device.device, row, n)
 
+    def wait_complete(self, devices: Sequence[Device]) -> None:
+        """Until all hold all that was written: also what a device gives back to a hub that had lost it."""
+        wait_for(
+            lambda: all(self._rows(device) == self.written for device in devices), 120.0, what="all rows are there"
+        )
+        self.site.wait_at_rest(*devices)
+
+    def _rows(self, device: Device) -> dict[Any, Any]:
+        return dict(device.query("SELECT id, n FROM items"))
+
     def check_all(self, devices: Sequence[Device]) -> None:
         """Guarantee 7, when all are at rest: the devices and the hub hold all that was written."""
         for device in devices:
-            found: dict[Any, Any] = dict(device.query("SELECT id, n FROM items"))
-            assert found == self.written, device.device
+            assert self._rows(device) == self.written, device.device
         self.check_values(devices)
         self.site.assert_equal(*devices)

@@ -156,12 +156,12 @@ class SqliteLog:
             for seq, epoch, data, lost, crc in cursor:
                 if not page and seq != after + 1:
                     raise EntriesTrimmed(after=after, oldest=Seq(seq))
-                size += len(data)
-                if page and size > bytes_max:
-                    break
                 entry = StoredEntry(Position(epoch, seq), data, lost or b"")
                 if not _is_as_written(entry, crc):
                     raise LogDamaged(f"{self.path}: entry {seq} is not as it was written")
+                size += len(data)
+                if page and size > bytes_max:
+                    break
                 page.append(entry)
             cursor.close()
         return page
@@ -207,8 +207,8 @@ class SqliteLog:
             row = self._connection.execute("SELECT data, crc FROM document WHERE name = ?", (name,)).fetchone()
         if row is None:
             return None
-        data, crc = bytes(row[0]), row[1]
-        if crc is not None and crc != _document_crc(name, data):
+        data, crc = row
+        if not isinstance(data, bytes) or (crc is not None and crc != _document_crc(name, data)):
             raise LogDamaged(f"{self.path}: the document {name!r} is not as it was written")
         return data
 
@@ -251,7 +251,10 @@ def checked_entries(connection: sqlite3.Connection, from_seq: int, count_max: in
 
 
 def _is_as_written(entry: StoredEntry, crc: int | None) -> bool:
-    """SQLite does not notice a byte that the disk has changed inside a value. Entries of an early format pass."""
+    """SQLite does not notice a byte that the disk has changed inside a value, or in what says of which type one is.
+    Entries of an early format have no checksum."""
+    if not (isinstance(entry.data, bytes) and isinstance(entry.lost, bytes) and isinstance(entry.position.epoch, int)):
+        return False
     return crc is None or crc == _entry_crc(entry)
 
 

@@ -41,7 +41,10 @@ def check_state(connection: sqlite3.Connection, rest: Callable[[float], None]) -
         stored = connection.execute(_CELLS, (table_id,))
         began = time.monotonic()
         while some := stored.fetchmany(_ROWS_AT_ONCE):
-            found.add(len(some), digest_sum([cells for (cells,) in some]))
+            try:
+                found.add(len(some), digest_sum([cells for (cells,) in some]))
+            except TypeError:  # a byte was changed that says of which type a value is
+                raise StateDamaged(f"the rows of table {table_id} in the state are not as they were written") from None
             rest(time.monotonic() - began)
             began = time.monotonic()
         if (found.rows, found.hex) != (rows, digest):
