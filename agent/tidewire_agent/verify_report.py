@@ -48,6 +48,8 @@ class TableVerified(ReportPart):
     """The first of them."""
     pending: int = 0
     """Rows that were not compared: a local change of them is not in the log yet, or one of the log waits to fit."""
+    too_large: int = 0
+    """Rows that are here otherwise than at the hub, or only here, as they are too large to be sent."""
     unsettled: int = 0
     """Rows that were written again and again while they were looked at."""
     problem: str = ""
@@ -55,7 +57,7 @@ class TableVerified(ReportPart):
 
     @property
     def complete(self) -> bool:
-        """Whether all of it was compared."""
+        """Whether all of it was compared that can be."""
         return not (self.problem or self.pending or self.unsettled)
 
     @property
@@ -82,8 +84,8 @@ class VerifyReport(ReportPart):
 
     @property
     def complete(self) -> bool:
-        """Whether everything was compared."""
-        return not self.problem and all(table.complete for table in self.tables)
+        """Whether everything was compared: rows that are too large to be sent cannot be."""
+        return not self.problem and all(table.complete and not table.too_large for table in self.tables)
 
     @property
     def rows(self) -> int:
@@ -106,6 +108,7 @@ def told(report: VerifyReport, nonce: str, incarnation: str, boot: str) -> wire.
                 differing=table.differing,
                 listed=tuple(wire.DifferingRow(key=row.key, here=row.here, hub=row.hub) for row in table.listed[:left]),
                 pending=table.pending,
+                too_large=table.too_large,
                 unsettled=table.unsettled,
                 problem=table.problem,
             )

@@ -147,6 +147,8 @@ def _of_table(table: ComparedTable) -> Iterator[str]:
     counts = [f"{table.rows} rows", f"{table.differing} differ"]
     if table.pending:
         counts.append(f"{table.pending} not compared: a change of them is on its way")
+    if table.too_large:
+        counts.append(f"{table.too_large} there as they are only, too large to be sent")
     if table.unsettled:
         counts.append(f"{table.unsettled} not compared: they are written all the time")
     said = f" ({table.problem})" if table.problem else ""

@@ -137,6 +137,8 @@ class ComparedTable(Component):
     """The first of them."""
     pending: Count = 0
     """Rows that were not compared, as a change of them is on its way."""
+    too_large: Count = 0
+    """Rows that are otherwise there than at the hub, or only there, as they are too large to be sent."""
     unsettled: Count = 0
     """Rows that were written again and again while they were looked at."""
     problem: str = ""
@@ -159,7 +161,10 @@ class VerifyReport(Message):
     @property
     def equal(self) -> bool:
         """Whether everything was compared, and is equal."""
-        return not (self.problem or any(t.differing or t.problem or t.pending or t.unsettled for t in self.tables))
+        return not (
+            self.problem
+            or any(t.differing or t.problem or t.pending or t.too_large or t.unsettled for t in self.tables)
+        )
 
 
 class Verified(Component):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.fleet import Edge, Fleet
+from support.verifying import verify
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.overview import tables_of
 from tidewire_agent.store.settings import StoreSettings
@@ -465,9 +466,30 @@ def test_a_row_too_large_to_send_stays_and_goes_whole_once_it_fits(fleet: Fleet)
     fleet.sync()
     assert a.rows("SELECT length(body), stars FROM notes") == [(8000, 1)]
     assert b.rows("SELECT count(*) FROM notes") == [(0,)]
+    assert a.dead() == [("notes", "row_too_large", ("big",))]  # not one for each time that it was written
+    found = verify(fleet, a)["notes"]
+    assert (found.too_large, found.pending, found.differing, found.complete) == (1, 0, 0, True)
+    assert a.store.backlog().too_large == (("notes", 1),)
     a.sql("UPDATE notes SET body = 'short'")
     fleet.sync()
     assert b.rows("SELECT id, body FROM notes") == [("big", "short")]
+    assert a.dead() == []
+    assert a.store.backlog().too_large == ()
+    assert verify(fleet, a)["notes"].too_large == 0
+
+
+def test_a_row_too_large_to_change_that_another_device_deletes_is_counted_no_more(fleet: Fleet) -> None:
+    a, b = fleet.edge("a", NOTES, settings=StoreSettings(batch_bytes_max=2048)), fleet.edge("b", NOTES)
+    a.sql("INSERT INTO notes VALUES ('big', 'small')")
+    fleet.sync()
+    a.sql("UPDATE notes SET body = hex(zeroblob(4000))")
+    fleet.sync()
+    assert a.store.backlog().too_large == (("notes", 1),)
+    b.sql("DELETE FROM notes")
+    fleet.sync()
+    assert a.rows("SELECT * FROM notes") == []
+    assert a.store.backlog().too_large == ()
+    fleet.assert_equal()
 
 
 def test_a_row_too_large_is_sent_when_it_is_retried_under_a_higher_limit(fleet: Fleet) -> None:

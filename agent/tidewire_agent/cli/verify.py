@@ -124,6 +124,8 @@ def _print(table: TableVerified) -> None:
         counts.append(f"{table.repaired} repaired")
     if table.pending:
         counts.append(f"{table.pending} not compared: their changes are not in the log yet")
+    if table.too_large:
+        counts.append(f"{table.too_large} here as they are only, too large to be sent")
     if table.unsettled:
         counts.append(f"{table.unsettled} not compared: they are written all the time")
     click.echo(f"{table.table}: {table.problem}" if table.problem and not table.rows else _line(table, counts))

@@ -100,6 +100,7 @@ class _Findings:
     differing: int = 0
     repaired: int = 0
     pending: int = 0
+    too_large: int = 0
     unsettled: int = 0
     problem: str = ""
     listed: list[RowDifference] = field(default_factory=list)
@@ -131,6 +132,7 @@ def verification(wish: Wish, bounds: Bounds) -> Steps[Compared]:
                 repaired=found.repaired,
                 listed=listed,
                 pending=found.pending,
+                too_large=found.too_large,
                 unsettled=found.unsettled,
                 problem=found.problem,
             )
@@ -216,7 +218,8 @@ def _judge(subject: Subject, wish: Wish, bounds: Bounds, found: _Findings, suspe
                 raise _Broken(CHANGED)
             new = list({row.name: row for row in here.rows if row.name not in names}.values())
             found.pending += sum(row.excused for row in new)
-            judged = [row for row in new if not row.excused]
+            found.too_large += sum(row.too_large for row in new)
+            judged = [row for row in new if not row.excused and not row.too_large]
             if not judged:
                 continue
             answer = yield from _ask(AskHub(subject, rows=tuple(row.key for row in judged)))

@@ -59,6 +59,8 @@ class RowHere(NamedTuple):
     """None where it is not here."""
     excused: bool
     """What is local about it is not judged yet, so it need not be equal."""
+    too_large: bool = False
+    """It need not be equal, as what is local about it is too large to be sent, and stays here."""
 
 
 class RowsHere(NamedTuple):

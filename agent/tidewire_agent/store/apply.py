@@ -308,6 +308,7 @@ class Applier:
         """Whether a run can be applied without looking at its rows one by one."""
         return (
             not self._rows.overlaid
+            and not (run.op == "delete" and self._rows.some_unsent)
             and self._parked.count == 0
             and not synced.attached.has_originals
             and all(fold(name) in synced.table.by_name for name in run.columns)

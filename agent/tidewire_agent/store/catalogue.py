@@ -135,6 +135,7 @@ class Catalogue:
         for statement in (
             "DELETE FROM tidewire_change WHERE t = ?",
             "DELETE FROM tidewire_touched WHERE t = ?",
+            "DELETE FROM tidewire_unsent WHERE t = ?",
             "DELETE FROM tidewire_parked WHERE t = ?",
             "DELETE FROM tidewire_elsewhere WHERE t = ?",
             "DELETE FROM tidewire_loading WHERE t = ?",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -160,6 +160,14 @@ class DeadLetters:
         where = 'WHERE id > ? AND "table" = ? AND detail = ? ORDER BY id LIMIT ?'
         found = self._connection.execute(f"{_SELECT} {where}", (after, table, TAKEN, limit)).fetchall()
         return [_letter(row) for row in found]
+
+    def mended(self, synced: Synced, names_of_keys: Collection[bytes]) -> None:
+        """In the caller's transaction: rows with these keys, that were too large, are sent, or have a new letter."""
+        found = self._connection.execute(
+            """SELECT id, key FROM tidewire_dead WHERE "table" = ? AND reason = 'row_too_large'""", (synced.table.name,)
+        ).fetchall()
+        keys = ((number, [decode(value) for value in json.loads(key)]) for number, key in found)
+        self.drop([number for number, key in keys if synced.table.key_bytes(key) in names_of_keys])
 
     def drop(self, letter_ids: Sequence[int]) -> None:
         """Forget these, in the caller's transaction."""

@@ -66,8 +66,13 @@ class RowWriter:
         self.overlaid = False
         """Whether anything pending locally may be about a row that the running transaction writes."""
 
+        self.some_unsent = True
+        """Whether any row is too large to be sent."""
+
     def look_at_pending(self) -> None:
         """Learn what is pending now, at the beginning of a transaction."""
+        some = self._connection.execute("SELECT EXISTS (SELECT 1 FROM tidewire_unsent)").fetchone()
+        self.some_unsent = bool(some[0])
         self.overlaid = self._pending.anything()
         if self.overlaid:
             self._pending.cover()
@@ -108,6 +113,9 @@ class RowWriter:
             self._parked.drop(synced.attached.id, key)
             self._keep_unsealed(change, overlay)
             rows_of.delete(self._connection, synced.table, change.key)
+            if self.some_unsent:
+                forget = "DELETE FROM tidewire_unsent WHERE t = ? AND key = ?"
+                self._connection.execute(forget, (synced.attached.id, key))
             return True
         try:
             self._write(change, key, overlay)

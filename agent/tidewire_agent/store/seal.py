@@ -159,6 +159,7 @@ class Sealer:
                 self._outbox.append(batch)
             self._took(draft)
             self._connection.executemany("DELETE FROM tidewire_unsent WHERE t = ? AND key = ?", draft.whole)
+            self._mended(draft)
         return batch, time.perf_counter() - started
 
     def _set_aside(self, draft: Draft, now_ms: int) -> float:
@@ -166,6 +167,7 @@ class Sealer:
         runs = from_json(draft.changes_json)
         with self._transaction():
             started = time.perf_counter()
+            self._mended(draft)
             for run in runs:
                 for row in run["rows"]:
                     self._set_unsent(run, row)
@@ -174,6 +176,16 @@ class Sealer:
                     )
             self._took(draft)
         return time.perf_counter() - started
+
+    def _mended(self, draft: Draft) -> None:
+        """Letters of rows that were too large, and are read anew with this draft, are out of date."""
+        keys: dict[int, set[bytes]] = {}
+        for table_id, key in draft.whole:
+            keys.setdefault(table_id, set()).add(key)
+        for table_id, names_of_keys in keys.items():
+            synced = self._catalogue.by_id(table_id)
+            if synced is not None:
+                self._dead_letters.mended(synced, names_of_keys)
 
     def _took(self, draft: Draft) -> None:
         if draft.touched:

@@ -264,8 +264,9 @@ class Verifier:
         local = rows_of.fetch(self._connection, synced.table, key)
         overlay = self._pending.of(synced.attached.id, name)
         parked = self._parked.get(synced.attached.id, name)
-        excused = not overlay.is_empty or overlay.offered or parked is not None or self._is_unsent(synced, name)
-        return RowHere(name, wire, None if local is None else list(encode_row(local)), excused)
+        excused = not overlay.is_empty or overlay.offered or parked is not None
+        values = None if local is None else list(encode_row(local))
+        return RowHere(name, wire, values, excused, not excused and self._is_unsent(synced, name))
 
     def _is_unsent(self, synced: Synced, name: bytes) -> bool:
         found = self._connection.execute(
