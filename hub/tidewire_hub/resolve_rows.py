@@ -72,7 +72,7 @@ def _judge_put(op: RowOp, life: Life, end: EndState) -> None:
         and op.table is not None
         and op.table.shape.key_is_rowid
     ):
-        op.refuse("key_taken", f"{row.born.device} inserted this key first, as entry {row.born.seq}")
+        op.refuse("key_taken", f"{row.born.told_to(life)} inserted this key first, as entry {row.born.seq}")
         return
     cells = end.cells(op.id)
     if op.missing:

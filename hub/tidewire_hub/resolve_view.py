@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from tidewire_hub.catalogue import Table, Unique
 from tidewire_schemas.keys import key_bytes, unique_bytes
@@ -15,6 +15,10 @@ Cells: TypeAlias = Mapping[str, WireValue]
 
 RowId: TypeAlias = tuple[int, bytes]
 """Which row: the table's id and the key's bytes (`keys.key_bytes`)."""
+
+
+INCARNATION_DIGITS: Final = 8
+"""Of an incarnation, for people: enough to tell copies of one database apart."""
 
 
 def life_of(device: str, incarnation: str) -> str:
@@ -54,6 +58,13 @@ class Writer(NamedTuple):
     def device(self) -> str:
         """The device's name."""
         return self.life.partition("/")[0]
+
+    def told_to(self, life: Life) -> str:
+        """Whose it is, for people at the device whose life this is: another copy of a database by its incarnation."""
+        device, _, incarnation = self.life.partition("/")
+        if device != life.name.partition("/")[0]:
+            return device
+        return f"another copy of {device}'s database (incarnation {incarnation[:INCARNATION_DIGITS]})"
 
     def concurrent_to(self, life: Life, base: int) -> bool:
         """Whether this is a write that `life`, having applied entries up to `base`, had not seen."""

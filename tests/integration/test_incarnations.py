@@ -86,6 +86,22 @@ def test_what_a_copy_made_after_it_parted_is_about_another_thing(fleet: Fleet) -
     fleet.assert_equal()
     assert a.rows("SELECT * FROM orders") == [(1, 2, "made anew"), (2, 2, "another")]
     assert sorted(copy.dead()) == [("orders", "key_taken", (2,)), ("orders", "row_reborn", (1,))]
+    assert a.dead() == []  # its rows won: what the copy was refused is no news here
+    (taken,) = (letter for letter in copy.store.dead(10) if letter.reason == "key_taken")
+    assert "another copy of a's database (incarnation " in taken.detail
+
+
+def test_what_both_copies_had_before_they_parted_is_no_dead_letter_of_either(fleet: Fleet) -> None:
+    a = fleet.edge("a", TABLES)
+    fleet.sync()
+    a.sql("INSERT INTO orders VALUES (1, 1, 'not sent yet'), (2, 1.5, NULL)")
+    copy = fleet.clone(a, "copy")
+    copy.sql("INSERT INTO orders VALUES (3, 3, 'of the copy')")
+    a.sql("INSERT INTO orders VALUES (3, 4, 'of the first')")
+    fleet.sync()
+    fleet.assert_equal()
+    letters = sorted((*a.dead(), *copy.dead()))
+    assert letters == [("orders", "key_taken", (3,))]
 
 
 def test_what_was_sealed_above_the_hubs_limit_goes_in_smaller_batches(fleet: Fleet) -> None:

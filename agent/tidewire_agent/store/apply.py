@@ -37,6 +37,7 @@ from tidewire_agent.store.row_change import (
     hub_row,
     refused_letter,
     row_changes,
+    won_as_it_is,
     wrong_key_letters,
 )
 from tidewire_agent.store.row_writer import RowWriter
@@ -45,7 +46,7 @@ from tidewire_schemas.errors import SequenceGap
 from tidewire_schemas.messages import Entry, Page, Run
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import Position
-from tidewire_schemas.values import RawText, Value, WireValue, decode, decode_row
+from tidewire_schemas.values import RawText, Value, WireValue, decode, decode_row, encode
 
 _UNCOVERED_MAX: Final = 500
 """Changes that may be looked at under the write lock: far below a millisecond."""
@@ -373,7 +374,8 @@ class Applier:
                 elif refusal.op == "set" and entry.was is not None:
                     self._once_more.keep_set(entry.was, refusal, cells)
                 continue
-            letters.append(refused_letter(refusal, entry.seq, entry.batch, cells))
+            if not won_as_it_is(refusal, cells if number is not None else self._here(synced, key)):
+                letters.append(refused_letter(refusal, entry.seq, entry.batch, cells))
             if synced is None or (number is not None and synced.attached.first_batch > number):
                 continue  # attached anew since: its rows are offered again
             if refusal.reason not in ("unknown_table", "wrong_key"):
@@ -385,6 +387,13 @@ class Applier:
         self._rows.overlaid = True
         ordered = sorted(put_back.values(), key=lambda change: change.op != "delete")
         self._rows.apply(ordered)
+
+    def _here(self, synced: Synced | None, key: tuple[Value, ...]) -> dict[str, WireValue]:
+        """The row as it is here: what a copy of this database was refused, this one has not written."""
+        row = None if synced is None else rows_of.fetch(self._connection, synced.table, key)
+        if synced is None or row is None:
+            return {}
+        return {name: encode(value) for name, value in zip(synced.table.column_names, row, strict=True)}
 
     def _is_offered(self, synced: Synced, key: tuple[Value, ...]) -> bool:
         """Whether a row is offered as a seed, or will be."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from tidewire_agent.store import rows as rows_of
@@ -135,6 +135,15 @@ def refused_letter(refusal: Refusal | RefusedRow, seq: int, batch: int, cells: d
         batch=batch,
         seq=seq,
     )
+
+
+def won_as_it_is(refusal: Refusal, cells: Mapping[str, WireValue]) -> bool:
+    """Whether the row that the hub holds instead of a refused one has all of these cells: then nothing is lost here."""
+    if refusal.row is None or not cells:
+        return False
+    hub = {fold(name): value for name, value in zip(refusal.row.columns, refusal.row.values, strict=True)}
+    # As JSON, 1 and 1.0 are two values.
+    return all(json.dumps(value) == json.dumps(hub.get(fold(name))) for name, value in cells.items())
 
 
 def has_key_of(synced: Synced, run: Run) -> bool:
