@@ -160,7 +160,7 @@ async def hub_rolled_back(world: World) -> bool:
     return world.roll_hub_back(state=True)
 
 
-@fault(1.5)
+@fault(5)
 async def hub_loses_its_tail(world: World) -> bool:
     """The hub's log goes back to an older copy, and its state does not."""
     return not world.short_log and world.roll_hub_back(state=False)
