@@ -74,6 +74,10 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     stall_timeout_s: float = Field(default=5.0, gt=0, le=3600)
     """Entries that were heard of and do not come are asked for after this long, and again before it is a problem."""
 
+    hub_silence_s: float = Field(default=35.0, ge=0, le=86_400)
+    """Without a word of the hub for this long a device that waits for nothing says Hello all the same; if there is no
+    answer it says `hub_silent`. Above three times the hub's `head_period_s` (10); 0 for never."""
+
     window_batches: int = Field(default=64, ge=1, le=10_000)
     """Batches that may be sent and not yet acked: enough for hundreds of batches a second at 100 ms."""
 
@@ -220,6 +224,7 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
             hello_spread_s=self.hello_spread_s,
             ack_timeout_s=self.ack_timeout_s,
             stall_timeout_s=self.stall_timeout_s,
+            hub_silence_s=self.hub_silence_s,
             window_batches=self.window_batches,
             window_bytes=self.window_bytes,
             replay_pages=self.replay_pages,

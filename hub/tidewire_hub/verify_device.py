@@ -8,12 +8,13 @@ import secrets
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from tidewire_hub.rivals import GONE
 from tidewire_link.mqtt import MqttLink
 from tidewire_link.port import Connected, Disconnected, Received
 from tidewire_link.settings import LinkSettings
 from tidewire_schemas import codec, topics
 from tidewire_schemas.errors import MessageError, SequenceGap, TidewireError
-from tidewire_schemas.messages import DeviceState, Part
+from tidewire_schemas.messages import DeviceState, Head, HubState, Part
 from tidewire_schemas.parts import Assembler
 from tidewire_schemas.verification import ComparedTable, VerifyNow, VerifyReport
 
@@ -33,6 +34,14 @@ class DeviceAway(TidewireError):
     retry = True
 
 
+class HubAway(TidewireError):
+    """No hub runs that could answer the device's questions."""
+
+    code = "hub_away"
+    hint = "a device compares its rows with what the hub answers: start the hub, then ask again"
+    retry = True
+
+
 class NoReport(TidewireError):
     """No report came in time."""
 
@@ -47,7 +56,7 @@ async def verify_device(
 
     Raises:
         LinkError: the broker cannot be reached, or refuses.
-        DeviceAway, NoReport: there is none.
+        DeviceAway, HubAway, NoReport: there is none.
     """
     link = MqttLink(
         LinkSettings.of(
@@ -81,6 +90,12 @@ class _Conversation:
         self._assembler = Assembler(settings.hello_bytes_max, limit_name="hello_bytes_max")
         self._said: str | None = None
         """The device's state, once it was heard."""
+        self._stream = settings.stream
+        self._head = topics.head(settings.stream)
+        self._leader: Head | None = None
+        """What the hub that leads, or has led, said last."""
+        self._hubs: dict[str, HubState] = {}
+        """How each hub is, by its name."""
 
     async def report(self) -> VerifyReport:
         asking: asyncio.Task[None] | None = None
@@ -101,7 +116,7 @@ class _Conversation:
         raise DeviceAway("the connection was closed")
 
     async def _put(self) -> None:
-        await self._link.subscribe([self._state, self._ask])
+        await self._link.subscribe([self._state, self._ask, *topics.rival_filters(self._stream)])
         await self._link.publish(self._inbox, codec.encode(self._question))
 
     def _take(self, topic: str, payload: bytes) -> VerifyReport | None:
@@ -112,11 +127,27 @@ class _Conversation:
                 self._said = state.state
                 if state.state in AWAY:
                     raise DeviceAway(f"device {self._device} is {state.state}")
+            elif topic == self._head:
+                head = codec.parse("head", payload, bytes_max=self._bytes_max)
+                assert isinstance(head, Head)
+                self._leader = head
+                self._look_for_hub()
+            elif (parsed := topics.parse(topic)) is not None and parsed.kind == "hub_state" and payload:
+                hub = codec.parse("hub_state", payload, bytes_max=self._bytes_max)
+                assert isinstance(hub, HubState)
+                self._hubs[hub.node] = hub
+                self._look_for_hub()
             elif topic == self._ask:
                 return self._taken(codec.parse("ask", payload, bytes_max=self._bytes_max))
         except (MessageError, SequenceGap):
             pass  # the hub names what cannot be used
         return None
+
+    def _look_for_hub(self) -> None:
+        leader = self._leader
+        state = None if leader is None else self._hubs.get(leader.leader)
+        if leader is not None and state is not None and state.state in GONE and state.boot == leader.boot:
+            raise HubAway(f"the hub {state.node} of stream {self._stream} is {state.state}, so nothing can be compared")
 
     def _taken(self, message: object) -> VerifyReport | None:
         if isinstance(message, Part):
@@ -132,6 +163,8 @@ class _Conversation:
             return NoReport(
                 text, hint="is that its name, and does its agent use this broker? see `tidewire-hub devices`"
             )
+        if self._leader is None:
+            return NoReport(f"no hub has said anything of stream {self._stream} on this broker", hint=HubAway.hint)
         text = f"no report within {timeout_s:g} s; device {self._device} is {self._said}"
         return NoReport(text, hint="give a longer --timeout; does the device follow this --stream?")
 

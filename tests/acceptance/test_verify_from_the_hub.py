@@ -69,6 +69,22 @@ def test_where_no_report_comes_the_reason_is_said(tmp_path: Path) -> None:
         assert verify(site, "a").returncode == 3
 
 
+def test_who_asks_for_a_report_is_told_that_no_hub_runs_and_an_idle_device_notices_it(tmp_path: Path) -> None:
+    with Site(tmp_path, "--head-period-s", "0.2") as site:
+        a = site.device("a", SCHEMA, "--hub-silence-s", "3", "--welcome-timeout-s", "1", "--hello-backoff-max-s", "1")
+        a.start()
+        site.hub.kill()
+        unanswered = verify(site, "a")
+        assert unanswered.returncode == 1
+        assert unanswered.stderr.startswith("error: the hub hub of stream main is offline")
+        a.wait_problem("hub_silent")
+        assert a.status.state == "handshaking"
+        assert "no word from the hub since 2" in a.log
+        site.hub.start()
+        a.wait_state("live")
+        a.wait_no_problem()
+
+
 def test_of_many_differing_rows_as_many_are_listed_at_the_hub_as_there_is_room_for(tmp_path: Path) -> None:
     with Site(tmp_path) as site:
         a = site.device("a", SCHEMA, "--verify-listed-max", "1000").start()

@@ -281,8 +281,10 @@ class Engine:
                 case PublishState():
                     _log.info("%s", STATE_LINES[effect.state])
                     self._on_change(True)
-                case SayProblem():
-                    self._troubles.say(effect.trouble)
+                case SayProblem(trouble, None):
+                    self._troubles.say(trouble)
+                case SayProblem(trouble, since) if since is not None:
+                    self._troubles.say_since(trouble, time.time() - (self._loop.time() - since))
                 case ClearProblem():
                     self._troubles.clear(effect.code)
         if self._holds_back and self.session.takes_batches:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from tidewire_agent.session.effects import Trouble
@@ -39,6 +41,11 @@ class Troubles:
         self._now[trouble.code] = trouble
         _log.warning("problem: %s", trouble)
         self._on_change()
+
+    def say_since(self, trouble: Trouble, at: float) -> None:
+        """Something is wrong since then, in seconds since 1970."""
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))
+        self.say(replace(trouble, message=f"{trouble.message} since {since} UTC"))
 
     def say_error(self, error: TidewireError, *, code: str | None = None) -> None:
         """An error, as something that is wrong until it is cleared."""

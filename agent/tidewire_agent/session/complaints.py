@@ -15,6 +15,11 @@ NO_WELCOME: Final = Trouble(
     "likely causes, in this order: no hub runs on this broker; the hub serves another stream (--stream); the broker's"
     " rules keep this device from its `ask` or `in` topic, or the hub from them",
 )
+HUB_SILENT: Final = Trouble(
+    "hub_silent",
+    "no word from the hub",
+    "is it running, and does it reach the broker? nothing is lost meanwhile, and it goes on by itself",
+)
 NO_ACK: Final = Trouble(
     "no_ack",
     "batches were sent and no ack came",
@@ -49,6 +54,7 @@ BROKEN_CHUNK: Final = Trouble(
 
 SOLVED_BY_WELCOME: Final = (
     NO_WELCOME.code,
+    HUB_SILENT.code,
     "log_foreign",
     "log_lost_its_end",
     "leader_stale",

@@ -67,6 +67,12 @@ class Conversation:
         self._troubles.add(trouble.code)
         self.do(SayProblem(trouble))
 
+    def say_since(self, trouble: Trouble, since: float) -> None:
+        """Something is wrong since then; said once, until it is no longer."""
+        if trouble.code not in self._troubles:
+            self._troubles.add(trouble.code)
+            self.do(SayProblem(trouble, since))
+
     def clear(self, code: str) -> None:
         """It is no longer."""
         if code in self._troubles:

@@ -166,6 +166,8 @@ class SayProblem:
     """Something is wrong: let it be known, and keep it until it is cleared."""
 
     trouble: Trouble
+    since: float | None = None
+    """The time, by the clock of the session's inputs, since when it is so; None where that does not matter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class Hellos:
         self._said = 0
         """In this handshake."""
         self._head_epoch = 0
+        self._heard_nothing_since: float | None = None
         self.renumbering = False
         """Whether the file gets new numbers: until then there is nothing to say."""
 
@@ -74,6 +75,12 @@ class Hellos:
             soon = max(now + random * self._limits.hello_spread_s, self._last + self._limits.hello_pause_s)
             self._at = min(self._at, soon)
 
+    def heard_nothing_since(self, since: float | None) -> None:
+        """The hub was heard last then, and the next Hello asks whether it is there at all; None once it has said so."""
+        self._heard_nothing_since = since
+        if since is not None:
+            self._head_epoch = 0  # its next head is news, though it may be the same leader's
+
     def wait_longer(self, now: float) -> None:
         """The hub says that its answers take long."""
         if self._conversation.state is State.HANDSHAKING and self._said:
@@ -88,7 +95,10 @@ class Hellos:
         overdue = self._said > 0 and now >= self._asking_since + self._limits.welcome_timeout_s
         if conversation.state is State.HANDSHAKING and overdue:
             conversation.clear(complaints.HUB_BUSY)
-            conversation.say(complaints.NO_WELCOME)
+            if self._heard_nothing_since is None:
+                conversation.say(complaints.NO_WELCOME)
+            else:
+                conversation.say_since(complaints.HUB_SILENT, self._heard_nothing_since)
         self._say(now, random)
 
     def _say(self, now: float, random: float) -> None:

@@ -15,6 +15,7 @@ class SessionLimits:
     hello_spread_s: float
     ack_timeout_s: float
     stall_timeout_s: float
+    hub_silence_s: float
     window_batches: int
     window_bytes: int
     replay_pages: int

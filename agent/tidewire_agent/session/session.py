@@ -24,6 +24,7 @@ from tidewire_agent.session.effects import AnswerFresh, AskFresh, AwaitSnapshot,
 from tidewire_agent.session.hellos import Hellos
 from tidewire_agent.session.limits import SessionLimits
 from tidewire_agent.session.questions import Questions
+from tidewire_agent.session.silence import Silence
 from tidewire_agent.session.snapshot_fetch import Plan, SnapshotFetch
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import ASKING, Cause, State
@@ -54,6 +55,7 @@ class Session:
         self._downlink = Downlink(self._conversation, limits)
         self._fetch = SnapshotFetch(limits)
         self._fetch.stand(standing.loading)
+        self._silence = Silence(limits.hub_silence_s)
         self._questions = Questions(limits.fresh_questions_max, limits.ack_timeout_s)
         self.refused: tuple[TableProblem, ...] = ()
         """Tables that the hub, as of its last `Welcome`, does not take as they are declared."""
@@ -105,7 +107,7 @@ class Session:
         """When `tick` has something to do; infinity for never."""
         deadlines = (self._uplink.deadline, self._downlink.deadline, self._fetch.deadline)
         due = min(self._hellos.wake_at, *deadlines)
-        return min(due, self._questions.due_at) if self._conversation.follows else due
+        return min(due, self._questions.due_at, self._silence.deadline) if self._conversation.follows else due
 
     # ── inputs: the connection ────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,6 +208,8 @@ class Session:
     def received(self, message: Incoming, size: int, now: float, random: float) -> list[Effect]:
         """A message came in, `size` bytes long; a `Welcome` goes to `welcomed` instead."""
         here = self._conversation
+        if here.follows and self._is_word_of_the_leader(message):
+            self._silence.heard(now)
         match message:
             case Page():
                 self._take_page(message, size, now, random)
@@ -245,6 +249,8 @@ class Session:
             self._doubt_if(self._downlink.overdue(now), now)
         if now >= self._fetch.deadline:
             self._conversation.do(*self._fetch.overdue(self.position, now))
+        if self._conversation.follows and now >= self._silence.deadline:
+            self._doubt_silence(now, random)
         self._ask_fresh_due(now)
         return self._conversation.take()
 
@@ -261,6 +267,25 @@ class Session:
         if doubt:
             self._doubt(now)
 
+    def _doubt_silence(self, now: float, random: float) -> None:
+        """Nothing was heard for long: ask, and do not go on saying `live` meanwhile. Not all devices at once."""
+        since = self._silence.since(now)
+        if since is not None:
+            self._hellos.heard_nothing_since(since)
+            self._doubt(now, delay_s=random * self._limits.hello_spread_s)
+
+    def _is_word_of_the_leader(self, message: Incoming) -> bool:
+        """Whether the hub of the last `Welcome` has said this: what a stale one says tells nothing of it."""
+        match message:
+            case Page():
+                return message.end.epoch == self.epoch
+            case Head() | Ack():
+                return message.epoch == self.epoch
+            case Replay() | Snapshot() | SnapshotChunk() | FreshAnswer():
+                return self._conversation.is_mine(message)
+            case _:
+                return True
+
     def _is_of_another_epoch(self, epoch: int, now: float, random: float) -> bool:
         """A later epoch than the Welcome's raises doubt; what a stale leader says is ignored. (Guarantee 8.)"""
         if epoch > self.epoch:
@@ -270,6 +295,7 @@ class Session:
     def _halt(self, trouble: Trouble) -> None:
         self._conversation.enter(Cause.FOREIGN_LOG)
         self._conversation.clear(complaints.NO_WELCOME.code)
+        self._conversation.clear(complaints.HUB_SILENT.code)
         self._downlink.pages.clear()
         self._conversation.say(trouble)
 
@@ -284,6 +310,7 @@ class Session:
         self._uplink.stop()
         self._fetch.pause()
         self._downlink.stop()
+        self._silence.stop()
 
     def _follow(self, welcome: Welcome, plan: Plan, now: float) -> None:
         here = self._conversation
@@ -299,6 +326,8 @@ class Session:
         else:
             here.clear(complaints.CLONED)
         here.log, here.epoch = welcome.log, welcome.epoch
+        self._hellos.heard_nothing_since(None)
+        self._silence.heard(now)
         here.do(
             Follow(welcome.log, welcome.epoch, welcome.head, welcome.columns_elsewhere),
             Limits(welcome.payload_bytes_max, welcome.batch_bytes_max),
@@ -397,6 +426,7 @@ class Session:
         self._uplink.wait_longer(now)
         self._downlink.wait_longer(now)
         self._fetch.wait(now)
+        self._silence.wait_longer(now)
 
     def _take_snapshot(self, message: Snapshot | SnapshotChunk, now: float) -> None:
         here = self._conversation

@@ -21,7 +21,6 @@ from tidewire_agent.session.effects import (
     SendBatches,
     SendHello,
 )
-from tidewire_agent.session.limits import SessionLimits
 from tidewire_agent.session.pages import TAKEN_BYTES_MAX
 from tidewire_agent.session.session import Session
 from tidewire_agent.session.standing import Standing
@@ -44,7 +43,7 @@ from tidewire_schemas.positions import START, Position
 ME, BOOT, LOG = "a" * 32, "b" * 32, "c" * 32
 OTHER = "d" * 32
 EPOCH = 1000
-LIMITS: SessionLimits = AgentSettings.of(db="unused.db", window_batches=3, window_bytes=1024).session_limits()
+LIMITS = AgentSettings.of(db="unused.db", window_batches=3, window_bytes=1024, hub_silence_s=0).session_limits()
 
 
 def at(seq: int, epoch: int = EPOCH) -> Position:

@@ -15,7 +15,7 @@ from tidewire_schemas.positions import START, Position
 
 ME, OTHER, BOOT, LOG = "a" * 32, "b" * 32, "c" * 32, "d" * 32
 EPOCH = 1000
-LIMITS: SessionLimits = AgentSettings.of(db="unused.db").session_limits()
+LIMITS: SessionLimits = AgentSettings.of(db="unused.db", hub_silence_s=0).session_limits()
 
 
 def at(seq: int) -> Position:
