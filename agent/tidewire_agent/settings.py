@@ -165,6 +165,9 @@ class AgentSettings(StoreSettings, BrokerSettings, LogSettings):
     stat_interval_s: float = Field(default=0.04, gt=0, le=60)
     """Without inotify: how often the file is looked at. A commit is to be noticed within 50 ms."""
 
+    disk_interval_s: float = Field(default=5.0, gt=0, le=3600)
+    """How often to look whether `disk_reserve_bytes` are free while nothing is written: the app may need the space."""
+
     retry_delay_min_s: float = Field(default=0.05, gt=0, le=60)
     """First pause after an error of the database; it doubles with each."""
 

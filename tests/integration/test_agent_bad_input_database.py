@@ -238,6 +238,20 @@ def test_below_the_reserve_an_agent_leaves_the_disk_to_the_app_and_goes_on_when_
         agent.wait_no_problem()
 
 
+@pytest.mark.needs("mount")
+def test_an_idle_agent_notices_that_the_disk_is_low_and_that_it_is_no_longer(disk: Path, broker: Mosquitto) -> None:
+    remount(disk, "size=8m")
+    make_database(disk / "a.db")
+    options = ("--disk-interval-s", "0.1", "--disk-reserve-bytes", "5000000")
+    with AgentProcess(disk / "a.db", "till-a", broker.url, *options) as agent:
+        agent.start(until="handshaking")  # there is no hub: nothing is ever sealed or applied
+        wait_for(lambda: "disk_low" not in agent.problems, what="there is space")
+        (disk / "ballast").write_bytes(b"x" * 4_000_000)
+        agent.wait_problem("disk_low")
+        (disk / "ballast").unlink()
+        wait_for(lambda: "disk_low" not in agent.problems, what="there is space again")
+
+
 def fill(ballast: Path) -> None:
     """Write until nothing fits any more."""
     with ballast.open("wb", buffering=0) as file:

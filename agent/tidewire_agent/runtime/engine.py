@@ -20,6 +20,7 @@ from tidewire_agent.errors import LogDiverged
 from tidewire_agent.runtime import filework
 from tidewire_agent.runtime.alarm import Alarm
 from tidewire_agent.runtime.database import Database
+from tidewire_agent.runtime.disk_watch import DiskWatch
 from tidewire_agent.runtime.gathering import Gathering
 from tidewire_agent.runtime.inbox import Inbox
 from tidewire_agent.runtime.pace import Pace
@@ -57,6 +58,7 @@ from tidewire_agent.session.states import STATE_LINES, State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
 from tidewire_agent.store.apply import Applied
+from tidewire_agent.store.disk_reserve import DiskReserve
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.outbox import SealedBatch
 from tidewire_agent.store.seal import SealOutcome
@@ -155,6 +157,8 @@ class Engine:
         self.verifications = Verifications(
             settings, database, self, troubles, boot=boot, report_changed=lambda: on_change(True)
         )
+        reserve = DiskReserve(self._path, settings.disk_reserve_bytes)
+        self._disk = DiskWatch(reserve, settings.disk_interval_s, troubles)
         self._newest: SealedBatch | None = None
         """What was sealed last: it mostly is what is to be sent next."""
         self._parked = self._behind = 0
@@ -190,6 +194,7 @@ class Engine:
                 tasks.create_task(self._hub_loop(), name="hub")
                 tasks.create_task(self._file_loop(), name="file")
                 tasks.create_task(self.verifications.run(), name="verify")
+                tasks.create_task(self._disk.run(), name="disk")
                 tasks.create_task(self._fail_loudly(), name="timer")
         except BaseExceptionGroup as group:
             raise first_error(group) from group
@@ -473,7 +478,9 @@ class Engine:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, self._settings.retry_delay_max_s)
             else:
-                self._troubles.clear("database_busy", "disk_full", "disk_low")
+                self._troubles.clear("database_busy")
+                if self._disk.look():  # what only reads succeeds on a full disk too
+                    self._troubles.clear("disk_full")
                 return result
 
     # ── the hub ───────────────────────────────────────────────────────────────────────────────────────────────────
