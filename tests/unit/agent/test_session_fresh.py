@@ -4,39 +4,21 @@ from __future__ import annotations
 
 from math import inf
 
+from support.sessions import BOOT, EPOCH, LOG, ME, OTHER, welcome
 from tidewire_agent.session.effects import AnswerFresh, AskFresh, Effect, RequestReplay
 from tidewire_agent.session.limits import SessionLimits
 from tidewire_agent.session.session import Session
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import State
 from tidewire_agent.settings import AgentSettings
-from tidewire_schemas.messages import FreshAnswer, Welcome
+from tidewire_schemas.messages import FreshAnswer
 from tidewire_schemas.positions import START, Position
 
-ME, OTHER, BOOT, LOG = "a" * 32, "b" * 32, "c" * 32, "d" * 32
-EPOCH = 1000
 LIMITS: SessionLimits = AgentSettings.of(db="unused.db", hub_silence_s=0).session_limits()
 
 
 def at(seq: int) -> Position:
     return Position(EPOCH, seq)
-
-
-def welcome() -> Welcome:
-    return Welcome(
-        v=1,
-        type="welcome",
-        incarnation=ME,
-        boot=BOOT,
-        log=LOG,
-        epoch=EPOCH,
-        head=START,
-        oldest=1,
-        checkpoint="on_log",
-        accepted=None,
-        payload_bytes_max=50_000,
-        batch_bytes_max=1_000_000,
-    )
 
 
 def session() -> Session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from support.sessions import BOOT, EPOCH, LOG, ME, ack, welcome
 from tidewire_agent.session.complaints import HUB_SILENT
 from tidewire_agent.session.effects import ClearProblem, Effect, SayProblem, SendHello
 from tidewire_agent.session.limits import SessionLimits
@@ -11,29 +12,10 @@ from tidewire_agent.session.session import Incoming, Session
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.session.states import State
 from tidewire_agent.settings import AgentSettings
-from tidewire_schemas.messages import Ack, Entry, Head, Page, Welcome
-from tidewire_schemas.positions import START, Position
+from tidewire_schemas.messages import Entry, Head, Page
+from tidewire_schemas.positions import Position
 
-ME, BOOT, LOG = "a" * 32, "c" * 32, "d" * 32
-EPOCH = 1000
 LIMITS: SessionLimits = AgentSettings.of(db="unused.db", hub_silence_s=30.0).session_limits()
-
-
-def welcome(head: Position = START) -> Welcome:
-    return Welcome(
-        v=1,
-        type="welcome",
-        incarnation=ME,
-        boot=BOOT,
-        log=LOG,
-        epoch=EPOCH,
-        head=head,
-        oldest=1,
-        checkpoint="on_log",
-        accepted=None,
-        payload_bytes_max=50_000,
-        batch_bytes_max=1_000_000,
-    )
 
 
 def head(epoch: int = EPOCH) -> Head:
@@ -53,10 +35,6 @@ def page() -> Page:
         changes=[],
     )
     return Page(v=1, type="page", log=LOG, prev=Position(EPOCH, 1), entries=[entry])
-
-
-def ack() -> Ack:
-    return Ack(v=1, type="ack", incarnation=ME, boot=BOOT, epoch=EPOCH, batch=1, digest="1" * 32, seq=1)
 
 
 def live(limits: SessionLimits = LIMITS) -> Session:
