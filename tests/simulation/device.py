@@ -205,8 +205,8 @@ class Device:
             session._downlink.pages.bytes_held if len(session._downlink.pages) > 1 else 0,
             (limits.pages_held_bytes_max),
         )
-        yield "effects for the hub", engine._to_hub.qsize(), 8
-        yield "effects for the file", engine._to_file.qsize(), 8
+        yield "effects for the hub", engine._shell.to_hub.qsize(), 8
+        yield "effects for the file", engine._shell.to_file.qsize(), 8
         file = self.observer
         if file.has_news("queues"):
             (self._kept,) = file.execute(_KEPT).fetchone()

@@ -54,7 +54,7 @@ STEPS: Final = (
         ("changes are read", "store.draft:Drafter.read", "after 2"),
         ("a batch is sealed", "store.seal:Sealer._store", "before COMMIT 3", "after COMMIT 3"),
         ("a batch is made durable", "store.outbox:Outbox.harden", "before 4", "after 4"),
-        ("batches are published", "runtime.engine:Engine._send_batches", "before 2", "after 3"),
+        ("batches are published", "runtime.hub_loop:HubLoop._send_batches", "before 2", "after 3"),
         ("bytes go out", f"{_LINK}._flush", "before 8", "after 8"),
         ("the broker confirms a publish", f"{_LINK}._on_publish", "before 6", "after 6"),
         ("an ack is taken", "session.uplink:Uplink.acked", "before 2", "after 3"),
@@ -76,7 +76,7 @@ STEPS: Final = (
         ("a Welcome is heard", "runtime.filework:compare", "after 1"),
         ("a Welcome is taken", "store.edge_store:EdgeStore.follow", "before COMMIT 1", "after COMMIT 1"),
         ("a piece of replay is applied", "store.apply:Applier.apply", "before COMMIT 2", "after COMMIT 1"),
-        ("a page of replay is applied", "runtime.engine:Engine._apply", "after 1"),
+        ("a page of replay is applied", "runtime.file_loop:FileLoop._apply", "after 1"),
     ),
     *_steps(
         "agent",

@@ -151,7 +151,7 @@ class Reporter:
             dead_letters=backlog.dead_letters if backlog else None,
             dead_letters_dropped=backlog.dead_dropped if backlog else None,
             lock_share=self._lock_share(),
-            lock_longest_ms=round(engine.lock_longest_s * 1000, 1) if engine else 0.0,
+            lock_longest_ms=round(engine.lock.longest_s * 1000, 1) if engine else 0.0,
             verified=self._report.without_rows() if self._report else None,
             refused={problem.table: problem.message for problem in engine.session.refused} if engine else {},
             problems=tuple(ProblemStatus(code=t.code, message=t.message, hint=t.hint) for t in self._troubles.all),
@@ -208,11 +208,11 @@ class Reporter:
         if self.engine is None:
             return 0.0
         now = asyncio.get_running_loop().time()
-        self._shares.append((now, self.engine.lock_s))
+        self._shares.append((now, self.engine.lock.held_s))
         while len(self._shares) > 2 and self._shares[1][0] < now - SHARE_OVER_S:
             self._shares.popleft()
         began, lock_s = self._shares[0]
-        return round(max(0.0, self.engine.lock_s - lock_s) / max(now - began, 1.0), 6)
+        return round(max(0.0, self.engine.lock.held_s - lock_s) / max(now - began, 1.0), 6)
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:

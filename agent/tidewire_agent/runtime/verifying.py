@@ -13,12 +13,13 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from tidewire_agent.errors import DatabaseNotUsable
-from tidewire_agent.runtime.database import Database
+from tidewire_agent.runtime.patient_database import PatientDatabase
+from tidewire_agent.runtime.session_shell import SessionShell
 from tidewire_agent.runtime.troubles import BROKER, Troubles
 from tidewire_agent.runtime.verify_findings import VerifyFindings
 from tidewire_agent.session import complaints
@@ -37,14 +38,12 @@ from tidewire_agent.session.verify_steps import (
     Step,
 )
 from tidewire_agent.settings import AgentSettings
-from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.verify import scan
 from tidewire_agent.store.verify_questions import VerifyQuestion
 from tidewire_agent.verify_report import VerifyReport, told
 from tidewire_link.errors import SubscriptionDenied
 from tidewire_schemas import verification as wire
 from tidewire_schemas.errors import DatabaseError
-from tidewire_schemas.positions import Position
 from tidewire_schemas.verification import VerifyAnswer, VerifyRequest
 
 ROWS_DIFFER: Final = "rows_differ"
@@ -65,31 +64,7 @@ _LOOK_S: Final = 0.05
 _LEVEL_WAIT_S: Final = 2.0
 """How long to wait for entries that the hub's answer counts in: without them there are more rows to look at."""
 
-R = TypeVar("R")
-
 _log = logging.getLogger("tidewire.agent")
-
-
-class Shell(Protocol):
-    """What the engine does for its verifications."""
-
-    @property
-    def state(self) -> State:
-        """Of the conversation with the hub, which can be asked once the handshake is done."""
-
-    @property
-    def position(self) -> Position:
-        """The last entry applied."""
-
-    @property
-    def incarnation(self) -> str:
-        """Which life of the database."""
-
-    def tell_hub(self, message: VerifyRequest | wire.VerifyReport) -> None:
-        """Send a question or a report after what is to be sent before it; lost where there is no connection."""
-
-    async def patiently(self, call: Callable[[], Awaitable[R]]) -> R:
-        """The call's result; while the database is locked or the disk is full it is tried again."""
 
 
 class Verifications:
@@ -102,18 +77,16 @@ class Verifications:
     def __init__(
         self,
         settings: AgentSettings,
-        database: Database[EdgeStore],
-        shell: Shell,
+        database: PatientDatabase,
+        shell: SessionShell,
         troubles: Troubles,
         *,
-        boot: str,
         report_changed: Callable[[], None],
     ) -> None:
         self._settings = settings
         self._database = database
         self._shell = shell
         self._troubles = troubles
-        self._boot = boot
         self._report_changed = report_changed
         self._path = settings.db.resolve()
         self._bounds = Bounds(rows_max=settings.verify_rows_max, listed_max=settings.verify_listed_max)
@@ -146,7 +119,7 @@ class Verifications:
 
     def _answered(self, answer: VerifyAnswer) -> None:
         """The hub says what rows it holds."""
-        ours = answer.boot == self._boot and answer.nonce in self._nonces
+        ours = answer.boot == self._shell.boot and answer.nonce in self._nonces
         if ours and self._answer is not None and not self._answer.done():
             self._answer.set_result(answer)
 
@@ -164,7 +137,7 @@ class Verifications:
                 elif self._orders:
                     report = await self._verify(Wish(self._orders[0].tables))
                     nonce = self._orders.popleft().nonce
-                    self._shell.tell_hub(told(report, nonce, self._shell.incarnation, self._boot))
+                    self._shell.tell_hub(told(report, nonce, self._shell.incarnation, self._shell.boot))
                 elif time.monotonic() >= due:
                     due = time.monotonic() + interval_s
                     await self._verify(Wish())
@@ -181,11 +154,11 @@ class Verifications:
                 pass
 
     async def _tell(self, question: VerifyQuestion, report: VerifyReport) -> None:
-        await self._run(lambda store: store.questions.answer(question.nonce, report))
+        await self._database.run(lambda store: store.questions.answer(question.nonce, report))
 
     async def _question(self) -> VerifyQuestion | None:
         self._news.clear()
-        waiting = await self._run(lambda store: store.questions.open())
+        waiting = await self._database.run(lambda store: store.questions.open())
         if len(waiting) + len(self._orders) > 1:
             self._news.set()
         return waiting[0] if waiting else None
@@ -235,15 +208,15 @@ class Verifications:
     async def _perform(self, step: Step) -> Result:
         match step:
             case ListTables(tables):
-                return await self._run(lambda store: store.verifier.subjects(tables))
+                return await self._database.run(lambda store: store.verifier.subjects(tables))
             case AskHub():
                 return await self._ask(step)
             case ScanTable():
                 return await self._scan(step)
             case ReadRows(subject, keys):
-                return await self._run(lambda store: store.verifier.read(subject, keys))
+                return await self._database.run(lambda store: store.verifier.read(subject, keys))
             case RepairRows(subject, position, repairs):
-                return await self._run(lambda store: store.verifier.repair(subject, position, repairs))
+                return await self._database.run(lambda store: store.verifier.repair(subject, position, repairs))
 
     async def _ask(self, step: AskHub) -> VerifyAnswer | NoAnswer:
         settled = FOLLOWING | {State.HALTED}  # a person must decide: no use in waiting
@@ -271,7 +244,7 @@ class Verifications:
         subject = step.subject
         return VerifyRequest(
             incarnation=self._shell.incarnation,
-            boot=self._boot,
+            boot=self._shell.boot,
             nonce=nonce,
             table=subject.table,
             columns=subject.columns,
@@ -282,7 +255,7 @@ class Verifications:
 
     async def _scan(self, step: ScanTable) -> Scan | None:
         await self._within(_LEVEL_WAIT_S, lambda: self._shell.position.seq >= step.after.seq)
-        table = await self._run(lambda store: store.verifier.table(step.subject))
+        table = await self._database.run(lambda store: store.verifier.table(step.subject))
         if table is None:
             return None
         rows_max = self._settings.verify_rows_max
@@ -305,6 +278,3 @@ class Verifications:
                 return False
             await asyncio.sleep(_LOOK_S)
         return True
-
-    async def _run(self, function: Callable[[EdgeStore], R]) -> R:
-        return await self._shell.patiently(lambda: self._database.run(function))
