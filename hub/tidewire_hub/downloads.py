@@ -155,7 +155,7 @@ class Downloads:
     def on_trimmed(self, kept: Kept, now: Now) -> list[Effect]:
         """A step of trimming the log was taken."""
         self._situation.oldest = kept.oldest
-        self.snapshots.trimmed(kept, now)
+        self.snapshots.trimmed(kept, self._situation.head, now)
         return self._voice.take()
 
     def on_trim_failed(self, error: TidewireError, now: Now) -> list[Effect]:

@@ -46,6 +46,9 @@ NO_CHUNKS: Final = Trouble(
     "a snapshot was asked for and does not come",
     "is the hub busy or its disk full? may this device read its own `in` topic?",
 )
+SNAPSHOT_GONE: Final = "snapshot_gone"
+"""The snapshot that was being loaded is no longer at the hub."""
+
 BROKEN_CHUNK: Final = Trouble(
     "snapshot_broken",
     "a chunk of the snapshot does not match its checksum; it is asked for again",
@@ -74,6 +77,15 @@ def tables_refused(problems: Sequence[TableProblem]) -> Trouble:
     first = "; ".join(f"{problem.table}: {problem.message}" for problem in problems[:3])
     hint = "a key and a column's type cannot change: give the table its old shape back, or make one of another name"
     return Trouble(TABLES_REFUSED, f"the hub does not take {len(problems)} table(s) as declared: {first}", hint)
+
+
+def snapshot_gone(loaded: int, chunks: int) -> Trouble:
+    """The hub has removed a snapshot of which so many chunks are loaded."""
+    text = f"the hub has removed the snapshot that is being loaded, with {loaded} of {chunks} chunks here"
+    hint = (
+        "another one is taken; if that goes on, the hub's snapshot_hold_s is too short for how slowly this device loads"
+    )
+    return Trouble(SNAPSHOT_GONE, text, hint)
 
 
 def outbox_full(what: str) -> Trouble:

@@ -11,7 +11,7 @@ from math import inf
 from typing import Final
 
 from tidewire_agent.load_standing import LoadStanding
-from tidewire_agent.session.complaints import BROKEN_CHUNK, NO_CHUNKS
+from tidewire_agent.session.complaints import BROKEN_CHUNK, NO_CHUNKS, snapshot_gone
 from tidewire_agent.session.effects import (
     BeginLoad,
     ClearProblem,
@@ -67,6 +67,8 @@ class SnapshotFetch:
         """The chunk that the file is at work on, while it is busy."""
         self._credit = 0
         self._overdue = 0
+        self._gone = False
+        """Whether the hub does not have it any more, and that is to be told to the file."""
         self._beginning = False
         """Whether the file is told to begin: it does not where a handshake must come first."""
         self.wanted = False
@@ -113,6 +115,7 @@ class SnapshotFetch:
         self._manifest = None
         self._chunks.clear()
         self._credit = 0
+        self._gone = False
         self.deadline = inf
 
     def start(self, *, whole: bool, position: Position, now: float) -> list[Effect]:
@@ -126,6 +129,7 @@ class SnapshotFetch:
         was_under_way, self._beginning = self._snapshot is not None or self._beginning, False
         self.is_over = was_under_way and (standing is None or standing.snapshot is None)
         self._standing = standing
+        self._gone = self._gone and self._snapshot is not None
         return self._go_on(position, now) if self.wanted and not self.is_over else []
 
     def moved(self, position: Position, now: float) -> list[Effect]:
@@ -163,14 +167,13 @@ class SnapshotFetch:
 
     def gone(self, position: Position, now: float) -> list[Effect]:
         """The hub does not have it any more."""
-        if not self.wanted or self.busy:
+        if not self.wanted or self._beginning:
             return []  # it is found out again when more is asked for
-        if self._snapshot is None:
-            self._manifest = None
-            self.deadline = inf
-            return self._go_on(position, now)
-        self.busy = True
-        return [ForgetLoad()]
+        self._credit = 0
+        self.deadline = inf
+        self._gone = self._snapshot is not None
+        self._manifest = None
+        return self._go_on(position, now)
 
     def overdue(self, position: Position, now: float) -> list[Effect]:
         """Time is up: ask again."""
@@ -199,6 +202,8 @@ class SnapshotFetch:
                 return []
             self.busy = True
             return [FinishLoad()]
+        if self._gone and self._next_needed()[1]:
+            return self._forget()
         effects: list[Effect] = []
         due = self._chunks.pop(self._standing.missing[0].start, None) if not self.busy else None
         if due is not None:
@@ -206,6 +211,14 @@ class SnapshotFetch:
             self._in_hand = due.chunk
             effects.append(LoadChunk(due))
         return [*effects, *self._ask_more(now)]
+
+    def _forget(self) -> list[Effect]:
+        """What is missing does not come; what is loaded stays in the tables until the next snapshot says otherwise."""
+        assert self._standing is not None  # it names the snapshot
+        if self.busy:
+            return []
+        self.busy, self._gone = True, False
+        return [*self._complain(snapshot_gone(self._standing.loaded, self._standing.chunks)), ForgetLoad()]
 
     def _begin(self, position: Position, now: float) -> list[Effect]:
         if self.busy:

@@ -100,6 +100,7 @@ class SnapshotDesk:
         newest = self.newest
         if newest is None:
             return 1
+        self._hold_waiting(now_s)
         held = [on.snapshot for on in self._shelf.values() if self._held(on, now_s)]
         return min(kept.position.seq for kept in (newest, *held)) + 1
 
@@ -141,8 +142,17 @@ class SnapshotDesk:
 
     # ── making and removing ───────────────────────────────────────────────────────────────────────────────────────
 
-    def wanted_for_trimming(self, now_s: float) -> list[Effect]:
-        """The log could be shorter if there were a newer snapshot: make one, unless the last is too recent."""
+    def wanted_for_trimming(self, head: Position, now_s: float, *, spare: bool) -> list[Effect]:
+        """The log could be shorter if there were a newer snapshot: make one, unless the last is too recent.
+
+        None is made where it would not help: the newest reaches the head, or an older one, which a device is loading,
+        is what the log is kept for. Where it has no `spare`, a copy of the state beside it, it does not count.
+        """
+        newest = self.newest
+        if newest is not None and spare:
+            reached = newest.position.seq
+            if reached >= head.seq or self.needed_from(now_s) <= reached:
+                return []
         recent = now_s < self._made_at_s + self._limits.interval_s
         return [] if recent or self._full(now_s) else self.make()
 
@@ -180,6 +190,7 @@ class SnapshotDesk:
 
         `trimmed` says that the newest must stay however old it is: the log alone does not hold everything any more.
         """
+        self._hold_waiting(now_s)
         order = newest_first([on.snapshot for on in self._shelf.values()])
         effects: list[Effect] = []
         for place, kept in enumerate(order):
@@ -241,6 +252,11 @@ class SnapshotDesk:
     def _held(self, on: _OnShelf, now_s: float) -> bool:
         return on.asked_at_s is None or now_s < on.asked_at_s + self._limits.hold_s
 
+    def _hold_waiting(self, now_s: float) -> None:
+        """Devices that wait for chunks are loading, however long ago they asked: once these are sent they ask again."""
+        for fetch in self._turns:
+            self._shelf[fetch.snapshot.snapshot].asked_at_s = now_s
+
     def _remove(self, snapshot: str) -> list[Effect]:
         if self._shelf.pop(snapshot, None) is None:
             return []
@@ -270,4 +286,5 @@ def _problem(asked: SnapshotRequest | Fetch, code: str, message: str, *, hint: s
 
 
 def _gone(request: SnapshotRequest, message: str) -> Problem:
-    return _problem(request, "snapshot_gone", message, hint="the device asks for another one")
+    hint = "the device takes another one; if that goes on, snapshot_hold_s is too short for how slowly it loads"
+    return _problem(request, "snapshot_gone", message, hint=hint)

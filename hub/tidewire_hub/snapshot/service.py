@@ -143,7 +143,7 @@ class SnapshotService:
             self.spare_lost()
         self._do(self._desk.chunk_failed(snapshot, error.message, error.hint, damaged=damaged))
 
-    def trimmed(self, kept: Kept, now: Now) -> None:
+    def trimmed(self, kept: Kept, head: Position, now: Now) -> None:
         """A step of trimming was taken."""
         self._trimming = False
         self._removed += kept.removed
@@ -156,7 +156,7 @@ class SnapshotService:
             self._voice.report("info", "the log was trimmed", oldest=kept.oldest, removed=self._removed)
             self._removed = 0
         if kept.held_up:
-            self._do(self._desk.wanted_for_trimming(now.s))
+            self._do(self._desk.wanted_for_trimming(head, now.s, spare=self._spare))
 
     def trim_failed(self, error: TidewireError) -> None:
         """The storage failed: the next look tries again."""

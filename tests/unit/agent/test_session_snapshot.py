@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tidewire_agent.load_standing import LoadStanding
-from tidewire_agent.session.complaints import BROKEN_CHUNK, NO_CHUNKS
+from tidewire_agent.session.complaints import BROKEN_CHUNK, NO_CHUNKS, SNAPSHOT_GONE, snapshot_gone
 from tidewire_agent.session.effects import (
     ApplyPage,
     AwaitSnapshot,
@@ -195,11 +195,34 @@ def test_a_hub_that_is_making_the_snapshot_is_waited_for() -> None:
 
 def test_a_snapshot_that_is_gone_is_forgotten_and_another_asked_for() -> None:
     session, _ = greeted(stands(50, loading=load(range(5, 10))))
-    assert session.received(problem("snapshot_gone"), 1, 1.0, 0.0) == [ForgetLoad()]
+    effects = session.received(problem("snapshot_gone"), 1, 1.0, 0.0)
+    assert effects == [SayProblem(snapshot_gone(5, 10)), ForgetLoad()]
     assert SendHello() in session.loaded(stands(50, loading=load(snapshot=None)), 1.0)
     effects = session.welcomed(welcome(), {}, 1.0)
     assert session.state is State.LOADING
     assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, refused_after=50)]
+    effects = session.received(manifest(), 1, 2.0, 0.0)
+    assert effects == [ClearProblem(SNAPSHOT_GONE), BeginLoad(manifest(), whole=True)]
+
+
+def test_one_that_goes_while_a_chunk_is_being_loaded_is_forgotten_after_it_at_once() -> None:
+    session, _ = greeted(stands(50, loading=load(range(5, 10))))
+    session.received(chunk(5), 1, 1.0, 0.0)
+    assert session.received(problem("snapshot_gone"), 1, 1.0, 0.0) == []
+    assert session.received(chunk(6), 1, 1.0, 0.0) == []
+    effects = session.loaded(stands(50, loading=load(range(6, 10))), 1.0)
+    assert effects == [SayProblem(snapshot_gone(6, 10)), ForgetLoad()]
+    assert session.received(problem("snapshot_gone"), 1, 1.0, 0.0) == []
+    assert SendHello() in session.loaded(stands(50, loading=load(snapshot=None)), 1.0)
+
+
+def test_one_that_goes_when_all_of_it_is_here_is_loaded_to_its_end() -> None:
+    session, _ = greeted(stands(50, loading=load(range(8, 10))))
+    session.received(chunk(8), 1, 1.0, 0.0)
+    session.received(chunk(9), 1, 1.0, 0.0)
+    assert session.received(problem("snapshot_gone"), 1, 1.0, 0.0) == []
+    assert session.loaded(stands(50, loading=load(range(9, 10))), 1.0) == [LoadChunk(chunk(9))]
+    assert session.loaded(stands(50, loading=load()), 1.0) == [FinishLoad()]
 
 
 def test_a_snapshot_that_is_older_than_the_device_is_not_loaded() -> None:

@@ -383,11 +383,52 @@ def test_the_log_is_trimmed_step_by_step_and_looked_at_again_later() -> None:
 def test_a_snapshot_is_made_where_one_is_in_the_way_of_trimming_but_not_too_often() -> None:
     driver = Library.of(retention_entries=50, retention_interval_s=30, snapshot_interval_s=600, snapshot_hold_s=1)
     assert every(MakeSnapshot, trimmed(driver, 1, held_up=True))
-    driver.made(kept(1, 1000))
-    assert only(Trim, driver.later(10)).needed_from == 1001
+    driver.made(kept(1, 990))
+    assert only(Trim, driver.later(10)).needed_from == 991
     assert not every(MakeSnapshot, trimmed(driver, 500, held_up=True))
     driver.later(600)
     assert every(MakeSnapshot, trimmed(driver, 500, held_up=True))
+
+
+def test_no_snapshot_is_made_where_it_would_not_let_the_log_be_trimmed_further() -> None:
+    limits: dict[str, Any] = {
+        "retention_entries": 50,
+        "snapshot_interval_s": 1,
+        "snapshot_hold_s": 30,
+        "snapshots_kept": 9,
+    }
+    driver = Library.of(kept(1, 900), kept(2, 1000), **limits)  # up to the head
+    driver.later(100)
+    assert not every(MakeSnapshot, trimmed(driver, 500, held_up=True))
+
+    driver = Library.of(kept(1, 900), kept(2, 990), **limits)
+    driver.later(100)
+    driver.wants("a", asking(name(1), 0, 4))  # what is needed is what follows this one
+    assert not every(MakeSnapshot, trimmed(driver, 500, held_up=True))
+    driver.later(100)
+    assert every(MakeSnapshot, trimmed(driver, 500, held_up=True))
+
+
+def test_one_at_the_head_without_a_copy_of_the_state_does_not_keep_another_from_being_made() -> None:
+    driver = Library.of(kept(1, 1000), spare=False, retention_entries=50, snapshot_interval_s=1)
+    assert every(MakeSnapshot, trimmed(driver, 1, held_up=True))
+
+
+def test_a_snapshot_is_not_removed_while_chunks_of_it_wait_to_be_sent() -> None:
+    limits: dict[str, Any] = {
+        "snapshots_kept": 2,
+        "snapshot_hold_s": 3,
+        "retention_interval_s": 1,
+        "replay_in_flight_max": 1,
+    }
+    driver = Library.of(kept(1, 500), kept(2, 600), **limits)
+    driver.wants("a", asking(name(1), 0, 3))
+    driver.made(kept(3, 998))
+    removed = [effect.snapshot for _ in range(60) for effect in every(RemoveSnapshot, driver.later(1))]
+    assert removed == []
+    assert [chunk.chunk for _ in range(2) for chunk in told(driver.sent(), "a")] == [1, 2]
+    assert not every(RemoveSnapshot, driver.later(2))  # it has a moment to ask for more
+    assert [effect.snapshot for effect in every(RemoveSnapshot, driver.later(2))] == [name(1)]
 
 
 def test_a_trimmed_log_without_a_copy_of_the_state_beside_a_snapshot_gets_one_at_once() -> None:
