@@ -4,38 +4,10 @@ from __future__ import annotations
 
 from math import inf
 
-from support.sessions import BOOT, EPOCH, LOG, ME, OTHER, welcome
-from tidewire_agent.session.effects import AnswerFresh, AskFresh, Effect, RequestReplay
-from tidewire_agent.session.limits import SessionLimits
-from tidewire_agent.session.session import Session
-from tidewire_agent.session.standing import Standing
-from tidewire_agent.session.states import State
-from tidewire_agent.settings import AgentSettings
+from support.sessions import BOOT, LIMITS, ME, OTHER, at, feed, live, session, welcome
+from tidewire_agent.session.effects import AnswerFresh, AskFresh, RequestReplay
 from tidewire_schemas.messages import FreshAnswer
 from tidewire_schemas.positions import START, Position
-
-LIMITS: SessionLimits = AgentSettings.of(db="unused.db", hub_silence_s=0).session_limits()
-
-
-def at(seq: int) -> Position:
-    return Position(EPOCH, seq)
-
-
-def session() -> Session:
-    return Session(LIMITS, BOOT, Standing(ME, LOG, 0, START, 0))
-
-
-def live() -> Session:
-    made = session()
-    made.connected(0.0)
-    made.welcomed(welcome(), {}, 0.0)
-    assert made.state is State.LIVE
-    return made
-
-
-def feed(target: Session, message: FreshAnswer) -> list[Effect]:
-    return target.received(message, 10, 0.0, 0.0)
-
 
 NONCE = "1" * 32
 
