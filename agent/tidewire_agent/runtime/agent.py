@@ -23,6 +23,7 @@ from tidewire_agent.runtime.filework import read_standing
 from tidewire_agent.runtime.inbox import Inbox
 from tidewire_agent.runtime.letter_watch import LetterWatch
 from tidewire_agent.runtime.reporter import Reporter
+from tidewire_agent.runtime.too_large_watch import TooLargeWatch
 from tidewire_agent.runtime.troubles import BROKER, Troubles
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.settings import AgentSettings, host_device_name
@@ -78,6 +79,7 @@ class Agent:
         self._boot = secrets.token_hex(16)
         self._troubles = Troubles(lambda: self._changed(at_once=True))
         self._letters = LetterWatch(settings.dead_letters_max, self._troubles)
+        self._too_large = TooLargeWatch(self._troubles)
         self._stopping = asyncio.Event()
         self._database: Database[EdgeStore] | None = None
         self._engine: Engine | None = None
@@ -331,6 +333,7 @@ class Agent:
             backlog, standing, position = await self._database.run(_report)
             reporter.backlog, reporter.position = backlog, position
             reporter.incarnation, reporter.log = standing.incarnation, standing.log
+            self._too_large.look(backlog)
             self._letters.look(backlog)
 
     def _publish_state(self, payload: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Says when dead letters go, or are about to, as more of them come than may be kept; and what rows never travel."""
+"""Says when dead letters go, or are about to, as more of them come than may be kept."""
 
 from __future__ import annotations
 
@@ -19,15 +19,6 @@ _HINT: Final = (
 )
 
 
-ROWS_TOO_LARGE: Final = "rows_too_large"
-"""Code of the problem that rows stay on this device."""
-
-_MEND: Final = (
-    "`tidewire-agent dead list` names them: make them smaller in the app, or raise batch_bytes_max here and at the hub,"
-    " then `dead retry`"
-)
-
-
 class LetterWatch:
     """Keeps the problem up to date: it is over once there is room again.
 
@@ -43,7 +34,6 @@ class LetterWatch:
 
     def look(self, backlog: Backlog) -> None:
         """There are so many letters now, and so many went."""
-        self._look_at_rows(backlog)
         gone = backlog.dead_dropped
         if backlog.dead_letters < FULL_SHARE * self._letters_max:
             self._troubles.clear(DEAD_LETTERS_FULL)
@@ -52,15 +42,6 @@ class LetterWatch:
             self._told = gone
             self._troubles.say(self._trouble(gone))
         self._seen = gone
-
-    def _look_at_rows(self, backlog: Backlog) -> None:
-        if backlog.too_large:
-            count = sum(rows for _, rows in backlog.too_large)
-            tables = ", ".join(table for table, _ in backlog.too_large)
-            text = f"{count} rows are only on this device as they are, too large to be sent, in {tables}"
-            self._troubles.say(Trouble(ROWS_TOO_LARGE, text, _MEND))
-        else:
-            self._troubles.clear(ROWS_TOO_LARGE)
 
     def _trouble(self, gone: int) -> Trouble:
         if gone:

@@ -36,12 +36,3 @@ def test_while_many_go_it_is_said_now_and_then_and_the_last_number_is_right() ->
     count = len(said)
     looked(watch, 10, 999)
     assert len(said) == count
-
-
-def test_rows_that_never_travel_are_a_problem_until_they_are_mended() -> None:
-    troubles = Troubles(lambda: None)
-    watch = LetterWatch(10, troubles)
-    watch.look(Backlog(0, 0, 0, None, 0, 3, 0, (("items", 1), ("orders", 2))))
-    assert "3 rows are only on this device as they are, too large to be sent, in items, orders" in str(troubles.line)
-    watch.look(Backlog(0, 0, 0, None, 0, 0, 0))
-    assert troubles.line is None
