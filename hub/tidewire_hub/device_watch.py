@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from tidewire_hub.actions import Now, SaveDevices
 from tidewire_hub.clones import CLONED_HINT
-from tidewire_hub.devices import DeviceRegistry, DevicesDocument
+from tidewire_hub.devices import DeviceRecord, DeviceRegistry, DevicesDocument
 from tidewire_schemas import codec
 from tidewire_schemas.messages import DeviceState, Hello
 
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from tidewire_hub.voice import Voice
 
 
-NEW_DEVICE_S: Final = 0.5
-"""A device that was never seen is saved after this: who has just started one looks for it. Many that come together are
-saved together."""
+NEWS_S: Final = 0.5
+"""What a person looks for, such as a device that was never seen, is saved after this. What comes together is saved
+together."""
+
+NEWS_DEVICES: Final = 500
+"""Where the hub knows so many devices this takes twice as long, and so on: they have more news, and each costs more."""
 
 
 class DeviceWatch:
@@ -47,14 +50,14 @@ class DeviceWatch:
 
     def said_state(self, session: Session, payload: bytes, now: Now, *, retained: bool) -> None:
         """A device's state topic holds this."""
-        is_new = self.registry.get(session.device) is None
+        before = self.registry.get(session.device)
         if not payload:  # a person removed the retained message
             self.registry.forget(session.device)
         else:
             message = codec.parse("device_state", payload, bytes_max=len(payload))
             if isinstance(message, DeviceState):
                 self._take_state(session, message, now, retained=retained)
-        self.save_soon(now, is_new=is_new)
+        self.save_soon(now, is_news=_looked_for(before) != _looked_for(self.registry.get(session.device)))
 
     def _take_state(self, session: Session, message: DeviceState, now: Now, *, retained: bool) -> None:
         ended = message.state in ("offline", "stopped")
@@ -74,7 +77,7 @@ class DeviceWatch:
         is_new = self.registry.get(session.device) is None
         self.registry.said_hello(session.device, hello, now.ms)
         self.heard(session, hello.boot, hello.incarnation, now)
-        self.save_soon(now, is_new=is_new)
+        self.save_soon(now, is_news=is_new)
 
     def was_accepted(self, session: Session, ack: Acked, now: Now) -> str | None:
         """A batch of a device is in the log; the boot that sent it, as far as that is known."""
@@ -97,7 +100,7 @@ class DeviceWatch:
         if found == known:
             return
         self.registry.is_run_by(session.device, found)
-        self.save_soon(now)
+        self.save_soon(now, is_news=True)
         if found is None:
             over = "one agent runs under this name again"
             self._voice.report("info", over, device=session.device)
@@ -106,10 +109,12 @@ class DeviceWatch:
             self._voice.report("warning", found, device=session.device)
             self._voice.complain(session, "cloned", found, hint=CLONED_HINT, retry=False)
 
-    def save_soon(self, now: Now, *, is_new: bool = False) -> None:
-        """Something changed that is to be known after a restart; a device `is_new` that a person looks for perhaps."""
-        interval_s = self._settings.devices_save_interval_s
-        self.save_at = min(self.save_at, now.s + (min(NEW_DEVICE_S, interval_s) if is_new else interval_s))
+    def save_soon(self, now: Now, *, is_news: bool = False) -> None:
+        """Something changed that is to be known after a restart; `is_news` that a person looks for perhaps."""
+        wait_s = self._settings.devices_save_interval_s
+        if is_news:
+            wait_s = min(wait_s, NEWS_S * (1 + len(self.registry) // NEWS_DEVICES))
+        self.save_at = min(self.save_at, now.s + wait_s)
 
     def save(self, now: Now) -> None:
         """Have all of it saved."""
@@ -124,3 +129,8 @@ class DeviceWatch:
             rejected=self._voice.rejected.newest_first(),
         )
         self._voice.add(SaveDevices(codec.encode(document)))
+
+
+def _looked_for(record: DeviceRecord | None) -> object:
+    """What a person looks for in the list of devices: not how far each is, which changes all the time."""
+    return record and (record.state, record.problem, record.dead_letters, record.dead_letters_dropped)

@@ -159,7 +159,8 @@ class HubSettings(LogSettings, BrokerSettings):
 
     devices_save_interval_s: Seconds = 5.0
     """Shortest time between two writes of what is known of devices, which `tidewire-hub devices` reads; a device that
-    was never seen is written within half a second."""
+    was never seen, and a state, a problem or a number of dead letters that has changed, are written within half a
+    second (a second for 500 devices, and so on)."""
 
     columns_kept_days: float = Field(default=90, ge=0, le=36_500)
     """A column that no device has any more is forgotten. One that is away, and was not heard of for so long, does not

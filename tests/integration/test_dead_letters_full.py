@@ -32,6 +32,20 @@ def test_letters_that_went_are_counted_in_status_state_topic_log_and_a_problem(t
         b.wait_no_problem()
 
 
+def test_letters_that_go_while_nothing_else_happens_are_no_longer_told(tmp_path: Path) -> None:
+    with Site(tmp_path) as site:
+        a = site.device("a", SCHEMA).start()
+        a.sql("INSERT INTO t VALUES (1, 'a'), (2, 'a');")
+        site.wait_at_rest()
+        mine = "INSERT INTO t VALUES (1, 'b'), (2, 'b');"
+        b = site.device("b", SCHEMA + mine, "--state-interval-s", "86400", "--state-pause-s", "0.1").start()
+        wait_for(lambda: at_the_hub(site, "b").get("dead_letters") == 2, what="the state topic tells of two")
+        site.wait_at_rest()
+        assert tidewire_agent("dead", "discard", "--all", "--db", b.db).returncode == 0
+        wait_for(lambda: b.status.dead_letters == 0, what="status tells that they are gone")
+        wait_for(lambda: at_the_hub(site, "b").get("dead_letters") == 0, what="the state topic tells it")
+
+
 def at_the_hub(site: Site, device: str) -> dict[str, Any]:
     """What the hub knows of a device from its state topic."""
     listed = tidewire_hub("devices", "--data", site.folder / "hub", "--json").stdout

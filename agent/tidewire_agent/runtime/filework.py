@@ -30,6 +30,8 @@ class Sealed(NamedTuple):
     """Nonces of open `fresh` questions."""
     verifications: list[VerifyQuestion]
     """Open questions whether rows are as the hub's."""
+    dead_letters: int
+    """How many there are."""
     outbox_full: str | None
     """What a person should know while more waits to be sent than should."""
 
@@ -77,6 +79,7 @@ def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None, least:
         store.tables.news,
         store.fresh.open(),
         store.questions.open(),
+        store.dead_letters,
         store.outbox_full,
     )
 

@@ -60,6 +60,7 @@ class SealLoop:
         """Changes that gather are to be sealed now at the latest."""
         self._holds_back = False
         """Whether something may be left unsealed, as no batch could be sent."""
+        self._dead_letters = 0
 
     def wake(self) -> None:
         """Something was committed: look at the file."""
@@ -97,7 +98,8 @@ class SealLoop:
             self._say_outbox(sealed.outbox_full)
             if sealed.outcome.more:
                 self._committed.set()
-            if sealed.outcome.batch is not None or sealed.shapes_changed:
+            letters, self._dead_letters = self._dead_letters, sealed.dead_letters  # a person may have discarded some
+            if sealed.outcome.batch is not None or sealed.shapes_changed or sealed.dead_letters != letters:
                 self._on_change(False)
 
     async def _look(self) -> filework.Sealed:

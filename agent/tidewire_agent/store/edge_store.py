@@ -348,6 +348,12 @@ class EdgeStore:
         with _sqlite_errors(), snapshot(self._connection):
             return self.checkpoint, self.verifier.digests()
 
+    @property
+    def dead_letters(self) -> int:
+        """How many dead letters there are."""
+        with _sqlite_errors():
+            return self._parts.dead_letters.count()
+
     def dead(self, limit: int) -> list[DeadLetter]:
         """Dead letters, the newest first."""
         with _sqlite_errors():

@@ -9,7 +9,7 @@ import pytest
 
 from support.hub_core import BOOT, EPOCH, INCARNATION, LOG, Driver, batch, every, hello, messages, only, sealed, told
 from tidewire_hub.actions import Append, Greet, Lead, Publish, SaveDevices, Standing
-from tidewire_hub.device_watch import NEW_DEVICE_S
+from tidewire_hub.device_watch import NEWS_DEVICES, NEWS_S
 from tidewire_hub.devices import read_document
 from tidewire_schemas import topics
 from tidewire_schemas.codec import encode
@@ -269,10 +269,42 @@ def test_what_devices_say_of_themselves_is_kept_and_saved_now_and_then() -> None
 def test_a_device_that_was_never_seen_is_saved_at_once_and_what_it_says_later_now_and_then() -> None:
     driver = Driver.make(devices_save_interval_s=5)
     driver.ask("till", hello())
-    assert only(SaveDevices, driver.later(NEW_DEVICE_S))
+    assert only(SaveDevices, driver.later(NEWS_S))
     driver.ask("till", hello())
-    assert not every(SaveDevices, driver.later(NEW_DEVICE_S))
+    assert not every(SaveDevices, driver.later(NEWS_S))
     assert only(SaveDevices, driver.later(5))
+
+
+def test_a_state_a_problem_or_dead_letters_that_have_changed_are_saved_at_once_and_how_far_it_is_now_and_then() -> None:
+    driver = Driver.make(devices_save_interval_s=5)
+    said = DeviceState(state="live", incarnation=INCARNATION, boot=BOOT, dead_letters=1)
+    news: list[dict[str, Any]] = [
+        {},
+        {"state": "catching_up"},
+        {"problem": "slow"},
+        {"dead_letters": 0},
+        {"dead_letters_dropped": 1},
+    ]
+    for changes in news:
+        driver.later(10)
+        said = said.model_copy(update=changes)
+        driver.send(topics.device_state("till"), said)
+        assert only(SaveDevices, driver.later(NEWS_S)), changes
+    driver.send(topics.device_state("till"), said.model_copy(update={"pending": 7, "position": Position(EPOCH, 4)}))
+    assert not every(SaveDevices, driver.later(NEWS_S))
+    assert only(SaveDevices, driver.later(5))
+
+
+def test_many_devices_with_news_are_saved_less_often() -> None:
+    """Guarantee 12."""
+    driver = Driver.make(devices_save_interval_s=5)
+    said = DeviceState(state="live", incarnation=INCARNATION, boot=BOOT)
+    for number in range(2 * NEWS_DEVICES):
+        driver.send(topics.device_state(f"till-{number}"), said)
+    driver.later(10)
+    driver.send(topics.device_state("till-1"), said.model_copy(update={"problem": "slow"}))
+    assert not every(SaveDevices, driver.later(2.9 * NEWS_S))
+    assert only(SaveDevices, driver.later(0.2 * NEWS_S))
 
 
 def test_a_state_that_the_broker_kept_says_nothing_of_when_a_device_was_heard() -> None:
