@@ -306,7 +306,7 @@ class EdgeStore:
     # ── recovery ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def renumber(self, after: int | None, digest: str | None, apart: TakeApart | None = None) -> None:
-        """Begin a new incarnation, in which what follows a batch is numbered from 1: see `Outbox.renumber`."""
+        """Begin a new incarnation, in which what follows a batch is numbered from 1: see `Incarnations.renumber`."""
         with self._fresh_schema():
             self._parts.recovery.renumber(after, digest, apart)
 

@@ -14,6 +14,7 @@ from tidewire_agent.store.dead_letters import DeadLetters
 from tidewire_agent.store.disk_reserve import DiskReserve
 from tidewire_agent.store.draft import Drafter
 from tidewire_agent.store.fresh_questions import FreshQuestions
+from tidewire_agent.store.incarnations import Incarnations
 from tidewire_agent.store.load_refusals import LoadRefusals
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
@@ -96,7 +97,7 @@ class StoreParts:
             self.meta,
             self.transactions,
             self.catalogue,
-            self.outbox,
+            Incarnations(connection, self.meta, self.outbox),
             self.sealer,
             self.pending,
             self.parked,

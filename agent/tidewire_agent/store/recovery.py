@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from tidewire_agent.store.catalogue import Catalogue
 from tidewire_agent.store.healing import fall_back, take_another_log
+from tidewire_agent.store.incarnations import Incarnations
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.meta import Meta
-from tidewire_agent.store.outbox import Outbox
 from tidewire_agent.store.parked import Parked
 from tidewire_agent.store.pending import Pending
 from tidewire_agent.store.seal import Sealer
@@ -29,7 +29,7 @@ class Recovery:
         meta: Meta,
         transactions: Transactions,
         catalogue: Catalogue,
-        outbox: Outbox,
+        incarnations: Incarnations,
         sealer: Sealer,
         pending: Pending,
         parked: Parked,
@@ -39,17 +39,17 @@ class Recovery:
         self._meta = meta
         self._transactions = transactions
         self._catalogue = catalogue
-        self._outbox = outbox
+        self._incarnations = incarnations
         self._sealer = sealer
         self._pending = pending
         self._parked = parked
         self._loads = loads
 
     def renumber(self, after: int | None, digest: str | None, apart: TakeApart | None) -> None:
-        """Begin a new incarnation, in which what follows a batch is numbered from 1: see `Outbox.renumber`."""
+        """Begin a new incarnation, in which what follows a batch is numbered from 1: see `Incarnations.renumber`."""
         with self._transactions.write():
             included = self._meta.included
-            shift, loose = self._outbox.renumber(after, digest, apart)
+            shift, loose = self._incarnations.renumber(after, digest, apart)
             if apart is not None:
                 self._sealer.keep_back(loose, apart.bytes_max)
             self._loads.renumbered(included - shift)
@@ -62,7 +62,7 @@ class Recovery:
             if not self._sealer.seal(time.time_ns() // 1_000_000).more:
                 break
         with self._transactions.write():
-            offered = self._outbox.heal(points, common)
+            offered = self._incarnations.heal(points, common)
             fall_back(self._connection, self._meta, common, offered)
             self._loads.clear()
         self._catalogue.registry.reload()
@@ -74,7 +74,7 @@ class Recovery:
         with self._transactions.write():
             take_another_log(self._connection, self._meta)
             self._loads.clear()
-            self._outbox.clear()
+            self._incarnations.clear()
         self._catalogue.refresh()
         self._pending.forget()
         self._parked.recount()
