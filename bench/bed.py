@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 import psutil
 
@@ -16,6 +17,7 @@ from support.processes import Device, Site
 
 ARRIVAL_POLL_S = 0.001
 LATENCY_POLL_S = 0.0002
+FANOUT_POLL_S = 0.005
 
 
 class Bed(Site):
@@ -52,8 +54,15 @@ def wait_arrivals(
     devices: Sequence[Device], rows: int, *, poll_s: float = ARRIVAL_POLL_S, patience_s: float = PATIENCE_S
 ) -> list[list[float]]:
     """The same of several devices, looked at in turn."""
-    seen: list[list[float]] = [[] for _ in devices]
-    readers = [sqlite3.connect(device.db, timeout=PATIENCE_S, isolation_level=None) for device in devices]
+    return wait_databases([device.db for device in devices], rows, poll_s=poll_s, patience_s=patience_s)
+
+
+def wait_databases(
+    paths: Sequence[Path], rows: int, *, poll_s: float = ARRIVAL_POLL_S, patience_s: float = PATIENCE_S
+) -> list[list[float]]:
+    """The same of several databases."""
+    seen: list[list[float]] = [[] for _ in paths]
+    readers = [sqlite3.connect(path, timeout=PATIENCE_S, isolation_level=None) for path in paths]
     deadline = time.monotonic() + patience_s
     try:
         while min(map(len, seen)) < rows:
@@ -65,10 +74,10 @@ def wait_arrivals(
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{min(map(len, seen))} of {rows} rows came in {patience_s} s")
             time.sleep(poll_s)
-        for reader, device in zip(readers, devices, strict=True):
+        for reader, path in zip(readers, paths, strict=True):
             (count,) = reader.execute("SELECT count(*) FROM readings").fetchone()
             if count != rows:
-                raise RuntimeError(f"{device.device} holds {count} rows, {rows} were written")
+                raise RuntimeError(f"{path} holds {count} rows, {rows} were written")
     finally:
         for reader in readers:
             reader.close()

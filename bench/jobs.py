@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.app import Written, begin_app, end_app
-from bench.bed import LATENCY_POLL_S, Bed, wait_arrival, wait_arrivals
+from bench.bed import FANOUT_POLL_S, LATENCY_POLL_S, Bed, wait_arrival, wait_arrivals
 from bench.results import Sample, Usage
 
 ROWS = 50_000
@@ -17,7 +17,6 @@ SINGLE_ROWS = 5_000
 LATENCY_ROWS = 200
 LATENCY_PAUSE_S = 0.05
 FANOUT = 10
-FANOUT_POLL_S = 0.005
 
 
 def throughput(folder: Path, *, rows: int = ROWS, per_transaction: int = PER_TRANSACTION, receivers: int = 1) -> Sample:

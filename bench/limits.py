@@ -1,4 +1,4 @@
-"""How fast the parts could be at best: SQLite alone and MQTT alone, with the same rows."""
+"""How fast the parts could be at best: SQLite alone, MQTT alone and the bare way through both, with the same rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from contextlib import closing
 from pathlib import Path
 
 from bench.app import SCHEMA, begin_app, connect, end_app, readings
-from bench.jobs import FANOUT, LATENCY_PAUSE_S, LATENCY_ROWS, PER_TRANSACTION, ROWS, SINGLE_ROWS, quantiles_ms
+from bench.bare import move
+from bench.jobs import (
+    FANOUT,
+    LATENCY_PAUSE_S,
+    LATENCY_ROWS,
+    PER_TRANSACTION,
+    ROWS,
+    SINGLE_ROWS,
+    cpu_ms,
+    quantiles_ms,
+)
 from bench.raw_mqtt import travel
 from bench.results import Sample
 from support.broker import Mosquitto
@@ -32,6 +42,27 @@ def written_per_s(db: Path, rows: int, per_transaction: int, *, captured: bool) 
     new_database(db, captured=captured)
     written = end_app(begin_app(db, rows, per_transaction))
     return rows / (written.committed[-1] - written.began)
+
+
+def bare(folder: Path) -> Sample:
+    """T, S, L and F the bare way."""
+    figures = {}
+    for job, rows, per_transaction, receivers in (
+        ("T", ROWS, PER_TRANSACTION, 1),
+        ("S", SINGLE_ROWS, 1, 1),
+        ("F", ROWS, PER_TRANSACTION, FANOUT),
+    ):
+        moved = move(_new(folder / job), rows, per_transaction, receivers=receivers)
+        figures[f"{job} rows/s"] = rows / (max(times[-1] for times in moved.seen) - moved.began)
+        figures[f"{job} CPU ms/1k rows"] = cpu_ms(moved.used) / rows * 1000
+    moved = move(_new(folder / "L"), LATENCY_ROWS, 1, pause_s=LATENCY_PAUSE_S)
+    took = quantiles_ms([there - here for here, there in zip(moved.committed, moved.seen[0], strict=True)])
+    return Sample(figures=figures | {f"L {name}": value for name, value in took.items()})
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def new_database(db: Path, *, captured: bool) -> None:

@@ -27,6 +27,7 @@ _ALL = (
     Workload("sqlite", "SQLite alone", limits.sqlite),
     Workload("T", "Throughput: 50,000 rows in transactions of 500, from A to B", jobs.throughput),
     Workload("mqtt", "MQTT alone", limits.mqtt),
+    Workload("bare", "The bare way: the same parts, and no protocol", limits.bare),
     Workload("S", "Singles: 5,000 transactions of one row, from A to B", jobs.singles),
     Workload("L", "Latency: one row every 50 ms, from committed on A to committed on B", jobs.latency),
     Workload("R", "Replay: B starts when the hub has 50,000 rows", jobs.replay),

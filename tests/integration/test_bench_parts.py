@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 
+from bench.app import readings
+from bench.bare import move
 from bench.light_mqtt import LightConnection
 from bench.raw_mqtt import travel
 from bench.relay import Relay
@@ -57,6 +62,14 @@ def test_messages_of_mqtt_alone_all_arrive_at_each_receiver(broker: Mosquitto) -
     took = travel(broker.port, [b"one", b"two", b"three"], receivers=2)
     assert [len(times) for times in took] == [3, 3]
     assert all(time_s > 0 for times in took for time_s in times)
+
+
+def test_rows_that_go_the_bare_way_are_the_same_at_each_receiver(tmp_path: Path) -> None:
+    moved = move(tmp_path, rows=50, per_transaction=10, receivers=2)
+    assert [len(times) for times in moved.seen] == [50, 50]
+    for name in ("a", "b0", "b1"):
+        with closing(sqlite3.connect(tmp_path / f"{name}.db")) as db:
+            assert sorted(db.execute("SELECT * FROM readings")) == sorted(readings(50))
 
 
 def test_a_relay_delays_both_directions_and_counts_what_passes(broker: Mosquitto) -> None:
