@@ -33,14 +33,21 @@ def attach(tables: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Begin to sync these tables. The agent may run or not; their rows travel when it does.
 
     First the rows that the hub has are taken over, then the ones that were there before are offered.
+
+    One that does not exist is named and forgotten, one that cannot be synced is named until it can; the others are
+    attached all the same, and the exit code is 1. To name a table that the app has yet to make, give it to `run`.
     """
     settings = settings_of({**options, "tables": tables})
     if not settings.tables and not settings.all_tables:
         raise SettingError("no table is named", hint="name tables, or give --all-tables")
     with open_store(settings, new=True) as store:
-        reports = store.attach(settings.tables, all_tables=settings.all_tables)
+        reports = store.attach(settings.tables, all_tables=settings.all_tables, ahead=False)
     records = [{"table": r.table, "attached": r.attached, "reason": r.reason} for r in reports]
     print_records(records, ("table", "attached", "reason"), as_json=as_json, empty="there is no table to sync")
+    absent = [report.table for report in reports if not report.exists]
+    if absent:
+        hint = "the agent is not told of it; `run --table` waits for one that the app has yet to make"
+        click.echo(f"not there: {', '.join(absent)}\n  hint: {hint}", err=True)
     if not all(report.attached for report in reports):
         sys.exit(ExitCode.ERROR)
 

@@ -44,6 +44,8 @@ class AttachReport(NamedTuple):
     table: str
     attached: bool
     reason: str
+    exists: bool = True
+    """Whether there is anything of this name."""
 
 
 class Synced(NamedTuple):
@@ -96,22 +98,30 @@ class Catalogue:
         """Whether the schema has changed since it was last looked at."""
         return self._current_version() != self.schema_version
 
-    def attach(self, wanted: Sequence[str], *, all_tables: bool) -> list[AttachReport]:
-        """Attach these tables (or all there are), remember that they are wanted, and say what became of each."""
+    def attach(self, wanted: Sequence[str], *, all_tables: bool, ahead: bool = True) -> list[AttachReport]:
+        """Attach these tables (or all there are), remember that they are wanted, and say what became of each.
+
+        `ahead` tells that those which do not exist are remembered, too, and attached once they do.
+        """
         with self._transaction():
             if KV_TABLE in (fold(name) for name in wanted):
                 self._connection.execute(CREATE_KV)
+            asked = {fold(name): name for name in wanted}
             remembered = {fold(name): name for name in self._wanted()}
-            remembered.update((fold(name), name) for name in wanted)
             if all_tables:
                 remembered[ALL_TABLES] = ALL_TABLES
-            asked = {fold(name) for name in wanted}
-            self._meta.set(
-                wanted=json.dumps(sorted(remembered.values())),
-                unwanted=json.dumps(sorted(self._unwanted() - asked)),
-            )
+            unwanted = self._unwanted()
+            self._meta.set(unwanted=json.dumps(sorted(unwanted - asked.keys())))
             self.registry.reload()
             reports = [self._attach_one(name) for name in (self._all_tables() if all_tables else wanted)]
+            if not ahead:
+                for report in reports:
+                    if not report.exists:
+                        asked.pop(fold(report.table), None)
+            self._meta.set(
+                wanted=json.dumps(sorted({**remembered, **asked}.values())),
+                unwanted=json.dumps(sorted(unwanted - asked.keys())),
+            )
         self.refresh()
         return reports
 
@@ -188,7 +198,7 @@ class Catalogue:
             table = self._read(name)
             self._prove_writable(table)
         except TableNotSyncable as error:
-            return AttachReport(name, attached=False, reason=str(error))
+            return AttachReport(name, attached=False, reason=str(error), exists=self._is_name(name))
         if known is not None:
             self._connection.execute("DELETE FROM tidewire_table WHERE id = ?", (known.id,))
             self.elsewhere.forget(known.id)
@@ -378,6 +388,11 @@ class Catalogue:
 
     def _exists(self, name: str) -> bool:
         return any(fold(other) == fold(name) for other in user_tables(self._connection))
+
+    def _is_name(self, name: str) -> bool:
+        """Whether there is a table, or something that takes itself for one, of this name."""
+        found = self._connection.execute("SELECT name FROM sqlite_master WHERE type IN ('table', 'view')")
+        return fold(name) in (fold(other) for (other,) in found)
 
     def _current_version(self) -> int:
         return int(self._connection.execute("PRAGMA schema_version").fetchone()[0])

@@ -185,10 +185,13 @@ class EdgeStore:
 
     # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def attach(self, wanted: Sequence[str], *, all_tables: bool = False) -> list[AttachReport]:
-        """Sync these tables from now on (`tidewire_kv` is made if it is asked for); what became of each."""
+    def attach(self, wanted: Sequence[str], *, all_tables: bool = False, ahead: bool = True) -> list[AttachReport]:
+        """Sync these tables from now on (`tidewire_kv` is made if it is asked for); what became of each.
+
+        `ahead` tells that those which do not exist are attached once they do.
+        """
         with _sqlite_errors():
-            return self.tables.attach(wanted, all_tables=all_tables)
+            return self.tables.attach(wanted, all_tables=all_tables, ahead=ahead)
 
     def detach_table(self, name: str) -> bool:
         """Stop syncing one table; its rows stay. False where it was not attached."""

@@ -39,9 +39,9 @@ class SyncedTables:
         self._rows = rows
         self._told: dict[int, TableShape] | None = None
 
-    def attach(self, wanted: Sequence[str], *, all_tables: bool) -> list[AttachReport]:
-        """Sync these tables from now on; what became of each."""
-        reports = self._catalogue.attach(wanted, all_tables=all_tables)
+    def attach(self, wanted: Sequence[str], *, all_tables: bool, ahead: bool) -> list[AttachReport]:
+        """Sync these tables from now on; what became of each. See `Catalogue.attach`."""
+        reports = self._catalogue.attach(wanted, all_tables=all_tables, ahead=ahead)
         self._loads.reload()
         self._pending.forget()
         return reports

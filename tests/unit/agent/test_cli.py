@@ -74,6 +74,30 @@ def test_attach_says_what_became_of_each_table(database: Path) -> None:
     assert "PRIMARY KEY" in records[1]["reason"]
 
 
+def test_attach_remembers_no_table_that_does_not_exist(database: Path) -> None:
+    result = call("attach", "--db", database, "--device", "till-7", "orders", "ordres")
+    assert result.exit_code == ExitCode.ERROR
+    assert "there is no such table" in result.stdout
+    assert "--table" in result.stderr  # what to do where it is to come
+    status = call("status", "--db", database)
+    assert "orders" in status.output
+    assert "ordres" not in status.output
+    result = call("detach", "--db", database, "ordres")
+    assert result.exit_code == ExitCode.USAGE
+    assert call("attach", "--db", database, "orders").exit_code == 0
+
+
+def test_attach_forgets_no_table_that_the_settings_ask_for(database: Path) -> None:
+    """It is attached once the app has made it."""
+    with closing(EdgeStore.open(database, device="till-7")) as store:
+        assert [report.attached for report in store.attach(["later"])] == [False]
+    assert call("attach", "--db", database, "later").exit_code == ExitCode.ERROR
+    with closing(sqlite3.connect(database, isolation_level=None)) as app:
+        app.execute("CREATE TABLE later (id TEXT PRIMARY KEY)")
+    with closing(EdgeStore.open(database, device=None)) as store:
+        assert [shape.name for shape in store.tables.shapes()] == ["later"]
+
+
 def test_attach_without_a_table_is_wrong_usage(database: Path) -> None:
     assert call("attach", "--db", database).exit_code == ExitCode.USAGE
 
