@@ -257,7 +257,7 @@ async def test_a_mistake_of_the_core_ends_the_hub_with_it(tmp_path: Path) -> Non
             def mistaken(*_: object) -> Any:
                 raise ValueError("a mistake")
 
-            on.runtime._on_stream(lambda: None, mistaken, mistaken)
+            on.runtime._jobs.on_stream(lambda: None, mistaken, mistaken)
             await wait_for_async(lambda: "the hub is stopping" in on.runtime.reasons_not_ready(), what="the end")
 
     with pytest.raises(ValueError, match="a mistake"):

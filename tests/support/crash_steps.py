@@ -130,7 +130,7 @@ STEPS: Final = (
         ("acks are sent", "intake:Intake._ack", "before 4", "after 4"),
         ("bytes go out", f"{_LINK}._flush", "before 12", "after 12"),
         ("the broker confirms a publish", f"{_LINK}._on_publish", "before 9"),
-        ("what is known of devices is kept", "runtime:replace_file", "before 1", "after 1"),
+        ("what is known of devices is kept", "device_file:replace_file", "before 1", "after 1"),
     ),
     *_steps(
         "hub",
