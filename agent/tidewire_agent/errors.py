@@ -14,6 +14,7 @@ DatabaseError
 └── AnotherAgent            an agent already runs on this file
 SequenceGap                 (of the schemas) a page that does not follow the checkpoint
 LogDiverged                 a page that says another history than the one applied
+TablesUntold                a page that is meant for other tables than there are now
 """
 
 from __future__ import annotations
@@ -153,6 +154,13 @@ class LogDiverged(TidewireError):
     """A page claims another history for what this device has applied."""
 
     code = "log_diverged"
+    retry = True
+
+
+class TablesUntold(TidewireError):
+    """The tables are not those that the hub was told when it said how to go on: it must be told, and say so anew."""
+
+    code = "tables_untold"
     retry = True
 
 

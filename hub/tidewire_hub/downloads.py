@@ -84,9 +84,9 @@ class Downloads:
     def ask_replay(self, session: Session, request: ReplayRequest) -> None:
         """A device asks for entries."""
         incarnation, boot, position = request.incarnation, request.boot, request.position
-        oldest = self._situation.oldest
+        oldest = self._situation.oldest_whole
         if position.seq + 1 < oldest:
-            text = f"entry {position.seq + 1} is no longer in the log, which begins at {oldest}"
+            text = f"entries can be replayed from {oldest} on, not from {position.seq + 1}"
             hint = "the device takes a snapshot"
             self._voice.complain(session, "replay_too_old", text, hint=hint, incarnation=incarnation, boot=boot)
             return

@@ -67,6 +67,7 @@ def welcome(
     return Welcome(
         incarnation=hello.incarnation,
         boot=hello.boot,
+        handshake=hello.handshake,
         log=log,
         epoch=epoch,
         head=head,

@@ -169,6 +169,9 @@ class Hello(Message):
     type: Literal["hello"] = "hello"
     incarnation: Id
     boot: Id
+    handshake: Count = 0
+    """Number of this handshake since `boot`, which the answer repeats. It rises when a handshake begins anew and when
+    other tables are told; a `Hello` that is only said again has the same. 0: it is not counted."""
     log: Id | None
     """The log it follows; None before its first handshake."""
     position: Position
@@ -256,6 +259,9 @@ class Welcome(Message):
     type: Literal["welcome"] = "welcome"
     incarnation: Id
     boot: Id
+    handshake: Count = 0
+    """That of the `Hello` which this answers. A device ignores an answer to another than its newest: what holds for the
+    tables it told then need not hold for those it has told since."""
     log: Id
     epoch: Ordinal
     head: Position

@@ -14,6 +14,7 @@ from support.fleet import NOW_MS, Fleet
 from support.processes import Site
 from tidewire_agent.errors import DatabaseBusy
 from tidewire_agent.runtime import filework
+from tidewire_agent.session.effects import ApplyPage
 from tidewire_agent.store.edge_store import EdgeStore
 from tidewire_agent.store.settings import StoreSettings
 
@@ -60,11 +61,29 @@ def test_a_rebuilt_table_is_news_also_to_a_page_that_comes_too_early_for_it(flee
     fleet.push(a)
     page = fleet.page(b.store.replay_from)
     b.sql(REBUILD_WITH_COLUMN)
-    done = filework.apply_some(b.store, page)
+    done = filework.apply_some(b.store, ApplyPage(page, b.store.tables.told_count))
     assert done.applied is None
     assert done.standing.position == b.store.replay_from < page.prev
     assert done.shapes_changed
     assert filework.look(b.store, NOW_MS).shapes_changed
+
+
+def test_a_page_that_came_before_a_new_column_was_told_waits_for_the_answer(fleet: Fleet) -> None:
+    """Guarantee 7. The log may hold cells of such a column that do not count any more: only the answer tells."""
+    a, b = fleet.edge("a", NOTES), fleet.edge("b", NOTES)
+    fleet.sync()
+    a.sql("INSERT INTO notes VALUES (1, 'one')")
+    fleet.push(a)
+    page = ApplyPage(fleet.page(b.store.replay_from), b.store.tables.told_count)
+    b.sql("ALTER TABLE notes ADD COLUMN tag TEXT")
+    assert filework.apply_some(b.store, page).applied is None
+    filework.hello(b.store, "0" * 32)
+    done = filework.apply_some(b.store, page)
+    assert done.applied is None
+    assert b.app.execute("SELECT count(*) FROM notes").fetchone() == (0,)
+    done = filework.apply_some(b.store, ApplyPage(page.page, done.standing.told))
+    assert done.applied is not None
+    assert b.app.execute("SELECT id, body, tag FROM notes").fetchall() == [(1, "one", None)]
 
 
 def test_a_table_that_was_detached_and_attached_again_is_news(fleet: Fleet) -> None:

@@ -68,6 +68,7 @@ def welcome(head: Position = START, accepted: int = 0, **changes: Any) -> Welcom
         "type": "welcome",
         "incarnation": ME,
         "boot": BOOT,
+        "handshake": 1,
         "log": LOG,
         "epoch": EPOCH,
         "head": head,

@@ -28,7 +28,6 @@ from tidewire_agent.session.effects import (
 )
 from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
-from tidewire_schemas.messages import Page
 
 DIVERGED_PAUSE_S: Final = 5.0
 """After a page that contradicts the log applied so far, how long until the hub is asked again."""
@@ -71,8 +70,8 @@ class FileLoop:
         """Work until cancelled."""
         while True:
             match await self._shell.to_file.get():
-                case ApplyPage(page):
-                    await self._apply(page)
+                case ApplyPage() as effect:
+                    await self._apply(effect)
                 case Follow(log, epoch, head, elsewhere):
                     await self._patient.run(EdgeStore.follow, log, epoch, head, elsewhere)
                     self._wake()  # tables that were waiting for a head may have seeds to offer now
@@ -100,13 +99,13 @@ class FileLoop:
                     await self._shell.reintroduce()
             self._on_change(False)
 
-    async def _apply(self, page: Page) -> None:
+    async def _apply(self, effect: ApplyPage) -> None:
         """Apply a page piece by piece, with rests for an app that writes."""
         try:
             more = True
             while more:
                 await self._lock.leave(applying=True)
-                done = await self._patient.run(filework.apply_some, page)
+                done = await self._patient.run(filework.apply_some, effect)
                 position = done.standing.position
                 if done.shapes_changed:
                     self._shell.introduce(done.standing)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tidewire_agent.session.effects import BeginLoad, FinishLoad, ForgetLoad, LoadChunk
+from tidewire_agent.errors import TablesUntold
+from tidewire_agent.session.effects import ApplyPage, BeginLoad, FinishLoad, ForgetLoad, LoadChunk
 from tidewire_agent.session.standing import Standing
 from tidewire_agent.store.apply import Applied
 from tidewire_agent.store.edge_store import EdgeStore
@@ -13,7 +14,7 @@ from tidewire_agent.store.outbox import SealedBatch
 from tidewire_agent.store.seal import SealOutcome
 from tidewire_agent.store.verify_questions import VerifyQuestion
 from tidewire_schemas.errors import SequenceGap
-from tidewire_schemas.messages import ChainPoint, Hello, Page, Welcome
+from tidewire_schemas.messages import ChainPoint, Hello, Welcome
 from tidewire_schemas.positions import Position
 
 LoadEffect = BeginLoad | LoadChunk | FinishLoad | ForgetLoad
@@ -40,7 +41,7 @@ class PageDone(NamedTuple):
     """What became of a page."""
 
     applied: Applied | None
-    """None where it did not continue what is applied."""
+    """None where it did not continue what is applied, or the tables are not those that it was meant for."""
     standing: Standing
     shapes_changed: bool
     """Whether the hub must be told other shapes."""
@@ -60,6 +61,7 @@ def read_standing(store: EdgeStore) -> Standing:
         sealed=store.last_sealed.batch if store.last_sealed else 0,
         checkpoint=store.checkpoint,
         loading=store.loading,
+        told=store.tables.told_count,
     )
 
 
@@ -84,11 +86,11 @@ def look(store: EdgeStore, now_ms: int, hub_bytes_max: int | None = None, least:
     )
 
 
-def apply_some(store: EdgeStore, page: Page) -> PageDone:
-    """Apply the next piece of a page, if the page continues what is applied."""
+def apply_some(store: EdgeStore, effect: ApplyPage) -> PageDone:
+    """Apply the next piece of a page, if the page continues what is applied and the tables are as the hub was told."""
     try:
-        applied = store.apply(page)
-    except SequenceGap:
+        applied = store.apply(effect.page, effect.told)
+    except (SequenceGap, TablesUntold):
         applied = None
     return PageDone(applied, read_standing(store), store.tables.news, store.tables.behind, store.has_to_seal)
 

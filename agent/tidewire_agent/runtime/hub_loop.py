@@ -60,8 +60,8 @@ class HubLoop:
                     case SendHello():
                         shell.hello_waits = False
                         hello, standing = await self._patient.run(filework.introduction, shell.boot)
-                        shell.perform(self._session.introduced(standing))
-                        await self._ask(hello)
+                        shell.perform(self._session.introduced(standing, self._loop.time()))
+                        await self._ask(hello.model_copy(update={"handshake": self._session.handshake}))
                     case RequestReplay(position, pages):
                         await self._ask(
                             ReplayRequest(

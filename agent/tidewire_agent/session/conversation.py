@@ -30,6 +30,8 @@ class Conversation:
         self.checkpoint: Position
         self.sealed: int
         """The newest batch that is sealed and durable."""
+        self.told: int
+        """Which tables the hub was told last, see `Standing`."""
         self._effects: list[Effect] = []
         self._troubles: set[str] = set()
         self.stand(standing)
@@ -42,6 +44,7 @@ class Conversation:
         self.position = standing.position
         self.checkpoint = standing.checkpoint or standing.position
         self.sealed = standing.sealed
+        self.told = standing.told
 
     @property
     def follows(self) -> bool:

@@ -138,7 +138,7 @@ class Downlink:
         found = Next.NOTHING if self._applying else self.pages.take(conversation.position)
         if isinstance(found, Page):
             self._applying = found.end
-            conversation.do(ApplyPage(found))
+            conversation.do(ApplyPage(found, conversation.told))
         elif found is Next.FORK:
             return True
         if conversation.state is State.CATCHING_UP:

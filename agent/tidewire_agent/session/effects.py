@@ -68,9 +68,14 @@ class AnswerFresh:
 
 @dataclass(frozen=True, slots=True)
 class ApplyPage:
-    """Apply a page that continues the position, and say `applied`. Never two at a time."""
+    """Apply a page that continues the position, and say `applied`. Never two at a time.
+
+    Only while the tables are those that the hub was told when it said how to go on, see `Standing.told`: what it said
+    need not hold for others, so the page is then not applied.
+    """
 
     page: Page
+    told: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from tidewire_agent.session.conversation import Conversation
 from tidewire_agent.session.effects import SendHello
 from tidewire_agent.session.limits import SessionLimits
 from tidewire_agent.session.states import ASKING, State
+from tidewire_schemas.messages import Welcome
 
 
 class Hellos:
@@ -27,6 +28,8 @@ class Hellos:
         self._asking_since = -inf
         self._said = 0
         """In this handshake."""
+        self.number = 0
+        """Of this handshake, since the agent was started. Only a `Welcome` with it is an answer to what was said."""
         self._head_epoch = 0
         self._heard_nothing_since: float | None = None
         self.renumbering = False
@@ -37,26 +40,33 @@ class Hellos:
         """When the next is due."""
         return self._at if self._conversation.state in ASKING else inf
 
-    @property
-    def expects_welcome(self) -> bool:
-        """Whether a `Welcome` can be the answer to what was said."""
-        return self._conversation.state in ASKING and self._said > 0 and not self.renumbering
+    def expects(self, welcome: Welcome) -> bool:
+        """Whether this is the answer to what was said last."""
+        here = self._conversation
+        asks = here.state in ASKING and self._said > 0 and not self.renumbering
+        return asks and here.is_mine(welcome) and welcome.handshake == self.number
 
     def begin(self, now: float) -> None:
         """There is a connection."""
         self._said = 0
+        self.number += 1
         if not self.renumbering:
             self._say(now, 0.0)
 
     def begin_anew(self, now: float, *, at_once: bool, delay_s: float) -> None:
         """There is doubt: never more often than `hello_pause_s`, unless our own file asks for it (`at_once`)."""
         self._said = 0
+        self.number += 1
         due = now + delay_s
         self._at = due if at_once else max(due, self._last + self._limits.hello_pause_s)
         if self.renumbering:
             self._at = inf
         elif self._at <= now:
             self._say(now, 0.0)
+
+    def tells_other_tables(self) -> None:
+        """What is about to be said is not what was said before in this handshake: the answer to that does not count."""
+        self.number += 1
 
     def await_numbers(self) -> None:
         """The file gets new numbers."""

@@ -78,6 +78,11 @@ class Session:
         return self._conversation.epoch
 
     @property
+    def handshake(self) -> int:
+        """Number of the handshake, which a `Hello` says."""
+        return self._hellos.number
+
+    @property
     def turn(self) -> int:
         """Of sending: what was read for an earlier turn must not be published any more."""
         return self._uplink.turn
@@ -163,10 +168,15 @@ class Session:
             self._doubt(now, at_once=True)
         return self._conversation.take()
 
-    def introduced(self, standing: Standing) -> list[Effect]:
+    def introduced(self, standing: Standing, now: float) -> list[Effect]:
         """What `Hello` says, read from the file just now: since it was asked last, tables may have come to wait for a
-        snapshot, or to stand before the others."""
-        if self.state is State.HANDSHAKING and not self._hellos.renumbering:
+        snapshot, or to stand before the others. If they are others than it was told, answers up to now do not count."""
+        here = self._conversation
+        if here.told not in (0, standing.told):
+            if here.follows:
+                self._doubt(now, at_once=True)
+            self._hellos.tells_other_tables()
+        if self.state in ASKING and not self._hellos.renumbering:
             self._downlink.stands_at(standing.position)
             self._conversation.stand(standing)
             self._fetch.stand(standing.loading)
@@ -188,7 +198,7 @@ class Session:
         `too_large` says that one of the batches to be sent is above what the hub takes.
         """
         here = self._conversation
-        if not self._hellos.expects_welcome or not here.is_mine(welcome):
+        if not self._hellos.expects(welcome):
             return here.take()
         if welcome.epoch < here.epoch:
             here.say(complaints.leader_stale(welcome.epoch, here.epoch))
@@ -434,6 +444,8 @@ class Session:
             here.do(*self._fetch.take_chunk(message, here.position, now))
         elif message.log != here.log or message.position.epoch > here.epoch:
             self._doubt(now)
+        elif self._fetch.is_outdated(message):
+            return
         elif here.state is State.LOADING and not self._fetch.is_needed(
             message, max(self._downlink.tail, here.checkpoint)
         ):

@@ -109,6 +109,10 @@ class SnapshotFetch:
         """Whether a snapshot that came for all tables brings the device further, or is being loaded already."""
         return not self.whole or self._snapshot is not None or manifest.position.seq > checkpoint.seq
 
+    def is_outdated(self, manifest: Snapshot) -> bool:
+        """Whether entries that follow this snapshot cannot be replayed: it was asked for in an earlier conversation."""
+        return manifest.position.seq + 1 < self._oldest
+
     def pause(self) -> None:
         """The conversation is over: what was asked for does not come any more."""
         self.wanted = False

@@ -22,3 +22,5 @@ class Standing(NamedTuple):
     """The checkpoint, where `position` lies before it for some tables."""
     loading: LoadStanding | None = None
     """The snapshot that is being loaded."""
+    told: int = 0
+    """How many times the hub was told tables, each time other ones; 0 before the first `Hello`."""

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from tidewire_agent.errors import OtherStream, check_is_file
+from tidewire_agent.errors import OtherStream, TablesUntold, check_is_file
 from tidewire_agent.errors import sqlite_errors as _sqlite_errors
 from tidewire_agent.load_standing import LoadStanding
 from tidewire_agent.store import backlog
@@ -262,14 +262,17 @@ class EdgeStore:
             self._parts.seeds.aim(head.seq)
             self._parts.seeds.advance(self.replay_from)
 
-    def apply(self, page: Page) -> Applied:
-        """Apply what is new of a page.
+    def apply(self, page: Page, told: int | None = None) -> Applied:
+        """Apply what is new of a page; `told` says for which tables, by their `told_count`, the log goes on with it.
 
         Raises:
             SequenceGap: it begins after `replay_from`.
             LogDiverged: it says another history than the one applied.
+            TablesUntold: the tables are others now.
         """
         with self._writing():
+            if told is not None and not self.tables.are_as_told(told):
+                raise TablesUntold("the tables have changed since the hub said how to go on")
             return self._parts.applier.apply(page)
 
     # ── snapshots ─────────────────────────────────────────────────────────────────────────────────────────────────

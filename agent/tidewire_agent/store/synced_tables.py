@@ -38,6 +38,8 @@ class SyncedTables:
         self._loads = loads
         self._rows = rows
         self._told: dict[int, TableShape] | None = None
+        self.told_count = 0
+        """How many times the hub was told tables, each time other ones."""
 
     def attach(self, wanted: Sequence[str], *, all_tables: bool, ahead: bool) -> list[AttachReport]:
         """Sync these tables from now on; what became of each. See `Catalogue.attach`."""
@@ -101,8 +103,15 @@ class SyncedTables:
 
     def tell(self) -> tuple[TableShape, ...]:
         """The shapes for a Hello: what the hub is told, and knows from then on."""
-        self._told = self._shapes_by_id()
-        return tuple(self._told.values())
+        tables = self._shapes_by_id()
+        if tables != self._told:
+            self._told = tables
+            self.told_count += 1
+        return tuple(tables.values())
+
+    def are_as_told(self, count: int) -> bool:
+        """Whether the tables are those that the hub was told this time, as far as the schema was followed."""
+        return self.told_count == count and not self.news
 
     @property
     def news(self) -> bool:

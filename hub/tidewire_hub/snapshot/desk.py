@@ -113,10 +113,11 @@ class SnapshotDesk:
         self._forget(device)
         if request.snapshot is None:
             newest = self.newest
-            reaches = newest is not None and newest.position.seq >= max(oldest - 1, request.least)
+            least = max(oldest - 1, request.least)
+            reaches = newest is not None and newest.position.seq >= least
             if newest is not None and reaches and self._may_serve(newest, head, now_s):
                 return [self._manifest(newest, device, request, now_s)]
-            self._waiting[device] = request.model_copy(update={"least": min(request.least, head.seq)})
+            self._waiting[device] = request.model_copy(update={"least": min(least, head.seq)})
             building = _problem(request, "snapshot_building", "a snapshot is being made: its manifest follows")
             return [Answer(device, building), *self.make()]
         on = self._shelf.get(request.snapshot)

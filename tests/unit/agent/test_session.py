@@ -140,12 +140,16 @@ def test_a_hub_that_has_lost_its_end_is_said_and_healed() -> None:
     made = session(at(5))
     made.connected(0.0)
     recent = (ChainPoint(batch=1, digest=digest(1), seq=2),)
-    effects = made.welcomed(welcome(checkpoint="off_log", common=at(3), recent=recent), {}, 0.0)
+    effects = made.welcomed(
+        welcome(checkpoint="off_log", common=at(3), recent=recent, handshake=made.handshake), {}, 0.0
+    )
     assert codes(effects) == {"log_lost_its_end"}
     assert only(effects, Heal) == [Heal(at(3), recent)]
-    assert made.welcomed(welcome(), {}, 0.0) == []
+    assert made.welcomed(welcome(handshake=made.handshake), {}, 0.0) == []
     assert SendHello() in made.reintroduce(Standing(OTHER, LOG, EPOCH, at(3), 4), 1.0)
-    assert ClearProblem("log_lost_its_end") in made.welcomed(welcome(at(3), incarnation=OTHER), {}, 1.1)
+    assert ClearProblem("log_lost_its_end") in made.welcomed(
+        welcome(at(3), incarnation=OTHER, handshake=made.handshake), {}, 1.1
+    )
 
 
 def test_log_unknown_as_a_problem_halts_as_well() -> None:
@@ -159,10 +163,12 @@ def test_tables_that_the_hub_refuses_are_a_problem_and_hold_nothing_up() -> None
     made = session()
     made.connected(0.0)
     refused = (TableProblem(table="orders", code="unique", message="twice the same e-mail"),)
-    assert codes(made.welcomed(welcome(table_problems=refused), {}, 0.0)) == {"tables_refused"}
+    assert codes(made.welcomed(welcome(table_problems=refused, handshake=made.handshake), {}, 0.0)) == {
+        "tables_refused"
+    }
     assert (made.state, made.refused) == (State.LIVE, refused)
     made.reintroduce(Standing(ME, LOG, EPOCH, START, 0), 1.0)
-    assert ClearProblem("tables_refused") in made.welcomed(welcome(), {}, 1.0)
+    assert ClearProblem("tables_refused") in made.welcomed(welcome(handshake=made.handshake), {}, 1.0)
     assert not made.refused
 
 
@@ -203,7 +209,7 @@ def test_changed_tables_are_told_at_once() -> None:
 def test_a_newly_attached_table_is_brought_up_from_the_start() -> None:
     made = live(at(8))
     made.reintroduce(Standing(ME, LOG, EPOCH, START, 0), 1.0)
-    effects = made.welcomed(welcome(at(8)), {}, 1.0)
+    effects = made.welcomed(welcome(at(8), handshake=made.handshake), {}, 1.0)
     assert only(effects, RequestReplay) == [RequestReplay(START, LIMITS.replay_pages)]
 
 
@@ -221,5 +227,5 @@ def test_a_file_set_back_while_a_page_is_applied_is_caught_up_from_where_it_stan
     made.applied(at(4), 0.0)
     feed(made, page(at(4), 1))  # being applied, while a table is attached that wants the log from its start
     made.reintroduce(Standing(ME, LOG, EPOCH, START, 0), 0.0)
-    effects = made.welcomed(welcome(head=at(5)), {}, 0.0)
+    effects = made.welcomed(welcome(head=at(5), handshake=made.handshake), {}, 0.0)
     assert only(effects, RequestReplay) == [RequestReplay(START, LIMITS.replay_pages)]

@@ -52,7 +52,7 @@ def test_without_an_ack_in_time_it_says_hello_and_sends_again() -> None:
     assert SendHello() in effects
     assert made.turn != turn
     assert made.sending(turn, sent(1, 2), 11.0) == []
-    effects = made.welcomed(welcome(accepted=1), {1: digest(1)}, 11.0)
+    effects = made.welcomed(welcome(accepted=1, handshake=made.handshake), {1: digest(1)}, 11.0)
     assert only(effects, SendBatches) == [SendBatches(made.turn, 1, 2, 3, 1024)]
     made.sending(made.turn, sent(2, 2), 11.0)
     assert ClearProblem("no_ack") in feed(made, ack(2), now=11.1)
@@ -94,7 +94,7 @@ def test_a_welcome_that_has_all_batches_clears_the_missing_ack() -> None:
     made.sealed(1, 0.0)
     made.sending(made.turn, sent(1, 1), 0.0)
     made.tick(LIMITS.ack_timeout_s, 0.0)
-    assert ClearProblem("no_ack") in made.welcomed(welcome(accepted=1), {1: digest(1)}, 11.0)
+    assert ClearProblem("no_ack") in made.welcomed(welcome(accepted=1, handshake=made.handshake), {1: digest(1)}, 11.0)
 
 
 def test_a_later_epoch_in_an_ack_means_a_new_handshake_and_is_not_adopted() -> None:

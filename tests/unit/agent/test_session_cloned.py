@@ -15,8 +15,8 @@ def test_that_a_device_is_cloned_stands_from_when_it_is_said_until_a_welcome_wit
     warning = problem("cloned", message=said, incarnation=None, boot=None)
     assert feed(session, warning) == [SayProblem(complaints.cloned(said))]
     session.reintroduce(Standing(ME, LOG, EPOCH, START, 0), 1.0)
-    effects = session.welcomed(welcome(cloned=said), {}, 1.0)
+    effects = session.welcomed(welcome(cloned=said, handshake=session.handshake), {}, 1.0)
     assert SayProblem(complaints.cloned(said)) in effects  # the same again, which is not told twice
     assert ClearProblem("cloned") not in effects
     feed(session, problem("hello_needed"), now=2.0)
-    assert ClearProblem("cloned") in session.welcomed(welcome(), {}, 3.0)
+    assert ClearProblem("cloned") in session.welcomed(welcome(handshake=session.handshake), {}, 3.0)

@@ -7,7 +7,7 @@ once messages travel again, every batch is in the log once and in order, and eve
 from __future__ import annotations
 
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ from tidewire_agent.session.effects import (
 )
 from tidewire_agent.session.session import Incoming, Session
 from tidewire_agent.session.standing import Standing
-from tidewire_agent.session.states import State
+from tidewire_agent.session.states import FOLLOWING, State
 from tidewire_agent.session.window import SentBatch
 from tidewire_agent.settings import AgentSettings
 from tidewire_schemas.messages import Ack, ChainPoint, Entry, Head, Page, Problem, Replay, Welcome
@@ -39,6 +39,12 @@ LIMITS = AgentSettings.of(
 ).session_limits()
 PAGE_ENTRIES = 2
 SETTLE_ROUNDS = 400
+
+
+class SaidHello(NamedTuple):
+    """What matters of a Hello here."""
+
+    handshake: int
 
 
 class Hub:
@@ -96,6 +102,9 @@ class Device:
         self.epoch = 0
         self.applied: list[Entry] = []
         self.made: list[str] = []
+        self.tables_change = True
+        """Whether they are others than the hub was told."""
+        self.told = 0
 
     @property
     def position(self) -> Position:
@@ -103,7 +112,12 @@ class Device:
 
     @property
     def standing(self) -> Standing:
-        return Standing(self.incarnation, self.log, self.epoch, self.position, max(self.batches, default=0))
+        sealed = max(self.batches, default=0)
+        return Standing(self.incarnation, self.log, self.epoch, self.position, sealed, told=self.told)
+
+    def tell(self) -> None:
+        self.told += self.tables_change
+        self.tables_change = False
 
     def seal(self) -> int:
         number = max(self.batches, default=0) + 1
@@ -136,13 +150,19 @@ class Conversation(RuleBasedStateMachine):
         self.to_device: list[Incoming] = []
         self.applying: Page | None = None
         self.heard_hello = False
+        self.hello_waits = False
+        self.told_in: dict[int, int] = {}
+        """Which tables were told in which handshake."""
+        self.follows_told = 0
 
     # ── the shell ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
-                case SendHello() | RequestReplay() | AskFresh():
+                case SendHello():
+                    self.hello_waits = True
+                case RequestReplay() | AskFresh():
                     self.to_hub.append((effect, self.device.incarnation))
                 case SendBatches(turn, after, sealed, count_max, _):
                     numbers = [n for n in sorted(self.device.batches) if after < n <= sealed][:count_max]
@@ -160,6 +180,19 @@ class Conversation(RuleBasedStateMachine):
                 case AnswerFresh():
                     raise AssertionError("nobody asked")
 
+    def read_hello(self) -> None:
+        if self.hello_waits:
+            self.hello_waits = False
+            self.device.tell()
+            self.perform(self.session.introduced(self.device.standing, self.now))
+            if self.session.state is not State.OFFLINE:
+                self.told_in[self.session.handshake] = self.device.told
+                self.to_hub.append((SaidHello(self.session.handshake), self.device.incarnation))
+
+    def look_at_tables(self) -> None:
+        if self.device.tables_change and self.device.told:
+            self.perform(self.session.reintroduce(self.device.standing, self.now))
+
     def finish_page(self) -> None:
         if self.applying is not None:
             page, self.applying = self.applying, None
@@ -171,9 +204,9 @@ class Conversation(RuleBasedStateMachine):
     def hub_takes(self, message: Any, incarnation: str) -> None:
         mine: dict[str, Any] = {"v": 1, "incarnation": incarnation, "boot": BOOT}
         match message:
-            case SendHello():
+            case SaidHello(handshake):
                 self.heard_hello = True
-                self.to_device.append(self.welcome(mine))
+                self.to_device.append(self.welcome(mine, handshake))
             case RequestReplay(position, pages):
                 if not self.heard_hello:
                     self.to_device.append(Problem(type="problem", code="hello_needed", message="", **mine))
@@ -183,7 +216,7 @@ class Conversation(RuleBasedStateMachine):
             case SentBatch(batch, digest, _):
                 self.sequence(batch, digest, incarnation, mine)
 
-    def welcome(self, mine: dict[str, Any]) -> Welcome:
+    def welcome(self, mine: dict[str, Any], handshake: int) -> Welcome:
         recent = [
             ChainPoint(batch=entry.batch, digest=entry.digest, seq=entry.seq)
             for entry in reversed(self.hub.log)
@@ -191,6 +224,7 @@ class Conversation(RuleBasedStateMachine):
         ]
         return Welcome(
             type="welcome",
+            handshake=handshake,
             log=LOG,
             epoch=self.hub.epoch,
             head=self.hub.head,
@@ -224,7 +258,10 @@ class Conversation(RuleBasedStateMachine):
 
     def device_takes(self, message: Incoming) -> None:
         if isinstance(message, Welcome):
-            self.perform(self.session.welcomed(message, self.device.batches, self.now))
+            effects = self.session.welcomed(message, self.device.batches, self.now)
+            if any(isinstance(effect, Follow) for effect in effects):
+                self.follows_told = self.told_in[message.handshake]
+            self.perform(effects)
         else:
             self.perform(self.session.received(message, 10, self.now, 0.5))
 
@@ -258,6 +295,7 @@ class Conversation(RuleBasedStateMachine):
         self.heard_hello = False
         self.to_device.append(self.head())
 
+    @precondition(lambda self: self.to_hub)
     @rule(at=st.integers(0, 5), fate=st.sampled_from(["deliver", "deliver", "deliver", "drop", "twice"]))
     def something_reaches_the_hub(self, at: int, fate: str) -> None:
         if at < len(self.to_hub):
@@ -265,12 +303,24 @@ class Conversation(RuleBasedStateMachine):
             if fate != "drop":
                 self.hub_takes(message, incarnation)
 
+    @precondition(lambda self: self.to_device)
     @rule(at=st.integers(0, 5), fate=st.sampled_from(["deliver", "deliver", "deliver", "drop", "twice"]))
     def something_reaches_the_device(self, at: int, fate: str) -> None:
         if at < len(self.to_device) and self.session.state is not State.OFFLINE:
             message = self.to_device[at] if fate == "twice" else self.to_device.pop(at)
             if fate != "drop":
                 self.device_takes(message)
+
+    @precondition(lambda self: self.hello_waits)
+    @rule()
+    def a_hello_is_read(self) -> None:
+        self.read_hello()
+
+    @rule(noticed=st.booleans())
+    def a_table_changes(self, noticed: bool) -> None:
+        self.device.tables_change = True
+        if noticed:
+            self.look_at_tables()
 
     @rule()
     def a_page_is_applied(self) -> None:
@@ -300,6 +350,10 @@ class Conversation(RuleBasedStateMachine):
         assert self.device.applied == self.hub.log[: len(self.device.applied)]
 
     @invariant()
+    def what_the_hub_says_is_followed_only_if_it_was_told_the_same_tables(self) -> None:
+        assert self.session.state not in FOLLOWING or self.follows_told == self.device.told
+
+    @invariant()
     def batches_are_in_the_log_once_and_in_order(self) -> None:
         """Guarantees 2 and 5."""
         mine = [int(entry.digest, 16) for entry in self.hub.log if entry.incarnation != "f" * 32]
@@ -309,10 +363,12 @@ class Conversation(RuleBasedStateMachine):
         """Everything works again: the two sides agree, whatever happened before."""
         self.to_hub.clear()
         self.to_device.clear()
+        self.look_at_tables()
         if self.session.state is State.OFFLINE:
             self.perform(self.session.connected(self.now))
         for _ in range(SETTLE_ROUNDS):
-            while self.to_hub or self.to_device or self.applying:
+            while self.to_hub or self.to_device or self.applying or self.hello_waits:
+                self.read_hello()
                 if self.to_hub:
                     self.hub_takes(*self.to_hub.pop(0))
                 if self.to_device:

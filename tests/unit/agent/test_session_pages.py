@@ -103,7 +103,7 @@ def test_a_page_of_another_log_means_a_new_handshake_but_not_a_flood_of_them() -
         effects = feed(made, page(START, 1, log=OTHER), now=now) + made.tick(now, 0.0)
         if SendHello() in effects:
             hellos += 1
-            made.welcomed(welcome(), {}, now)
+            made.welcomed(welcome(handshake=made.handshake), {}, now)
     assert 5 <= hellos <= 11
 
 

@@ -126,7 +126,7 @@ def test_what_was_sealed_of_changed_tables_is_sent_only_after_the_next_welcome()
     assert made.turn != turn
     assert made.sending(turn, sent(1, 1), 0.0) == []
     assert made.sealed(3, 0.0) == []
-    effects = made.welcomed(welcome(), {}, 0.0)
+    effects = made.welcomed(welcome(handshake=made.handshake), {}, 0.0)
     assert only(effects, SendBatches) == [SendBatches(made.turn, 0, 3, 3, 1024)]
 
 
@@ -172,7 +172,7 @@ def test_what_the_hub_cannot_take_is_numbered_anew_after_a_new_handshake() -> No
     effects = feed(made, problem("entry_too_large", batch=8), now=100.0)
     assert SendHello() in effects
     assert codes(effects) == {"hub_problem"}
-    assert only(made.welcomed(welcome(accepted=7), {7: digest(7)}, 100.0), Renumber)
+    assert only(made.welcomed(welcome(accepted=7, handshake=made.handshake), {7: digest(7)}, 100.0), Renumber)
 
 
 def test_other_problems_of_the_hub_are_shown() -> None:

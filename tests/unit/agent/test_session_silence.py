@@ -37,7 +37,7 @@ def test_a_hub_that_says_nothing_is_asked_and_named_once_and_the_device_is_not_l
 def test_a_hub_that_answers_after_a_silence_was_never_a_problem() -> None:
     made = listening()
     until(made, 30.0)
-    assert only(made.welcomed(welcome(at(1)), {}, 30.2), SayProblem) == []
+    assert only(made.welcomed(welcome(at(1), handshake=made.handshake), {}, 30.2), SayProblem) == []
     assert made.state is State.LIVE
     assert until(made, 60.1) == []
     assert SendHello() in until(made, 60.2)
@@ -65,7 +65,7 @@ def test_the_problem_is_over_when_the_hub_answers_and_its_head_is_reason_to_ask_
     made.received(head(1), 100, 300.0, 0.0)
     assert made.wake_at <= 300.0 + LIMITS.hello_pause_s
     assert SendHello() in made.tick(made.wake_at, 0.0)
-    assert ClearProblem("hub_silent") in made.welcomed(welcome(at(1)), {}, 300.3)
+    assert ClearProblem("hub_silent") in made.welcomed(welcome(at(1), handshake=made.handshake), {}, 300.3)
     assert made.state is State.LIVE
 
 

@@ -55,6 +55,7 @@ def welcome(**changes: Any) -> Welcome:
     values: dict[str, Any] = {
         "incarnation": ME,
         "boot": BOOT,
+        "handshake": 1,
         "log": LOG,
         "epoch": EPOCH,
         "head": at(100),
@@ -144,7 +145,7 @@ def test_when_all_is_loaded_the_rest_is_done_and_the_next_handshake_tells_how_to
     assert of(effects, FinishLoad)
     assert session.loaded(stands(90), 1.0)[-1:] == [SendHello()]
     assert session.position == at(90)
-    effects = session.welcomed(welcome(), {}, 1.0)
+    effects = session.welcomed(welcome(handshake=session.handshake), {}, 1.0)
     assert RequestReplay(at(90), LIMITS.replay_pages) in effects
 
 
@@ -162,7 +163,7 @@ def test_a_load_goes_on_after_the_connection_was_lost() -> None:
     session.disconnected()
     session.loaded(stands(50, loading=load(range(1, 10))), 2.0)
     session.connected(3.0)
-    effects = session.welcomed(welcome(), {}, 3.0)
+    effects = session.welcomed(welcome(handshake=session.handshake), {}, 3.0)
     assert of(effects, RequestSnapshot) == [RequestSnapshot(SNAPSHOT, None, 1, 4)]
 
 
@@ -198,7 +199,7 @@ def test_a_snapshot_that_is_gone_is_forgotten_and_another_asked_for() -> None:
     effects = session.received(problem("snapshot_gone"), 1, 1.0, 0.0)
     assert effects == [SayProblem(snapshot_gone(5, 10)), ForgetLoad()]
     assert SendHello() in session.loaded(stands(50, loading=load(snapshot=None)), 1.0)
-    effects = session.welcomed(welcome(), {}, 1.0)
+    effects = session.welcomed(welcome(handshake=session.handshake), {}, 1.0)
     assert session.state is State.LOADING
     assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, refused_after=50)]
     effects = session.received(manifest(), 1, 2.0, 0.0)
@@ -274,10 +275,10 @@ def test_tables_that_came_to_wait_before_the_hello_was_said_take_their_snapshot(
     """Columns came to them after the agent had looked at its file, and before it was connected."""
     session = Session(LIMITS, BOOT, stands(95))
     session.connected(0.0)
-    session.introduced(stands(95, loading=load(snapshot=None, whole=False, chunks=0)))
+    session.introduced(stands(95, loading=load(snapshot=None, whole=False, chunks=0)), 0.0)
     effects = session.welcomed(welcome(), {}, 0.0)
     assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, refused_after=95)]
-    session.introduced(stands(95))
+    session.introduced(stands(95), 0.0)
     assert session.received(manifest(95), 1, 1.0, 0.0) == [BeginLoad(manifest(95), whole=False)]
 
 
@@ -286,7 +287,7 @@ def test_tables_that_lie_far_behind_wait_for_a_snapshot_beside_the_log() -> None
     assert effects == [AwaitSnapshot()]
     waiting = load(snapshot=None, whole=False, chunks=0)
     assert SendHello() in session.reintroduce(stands(90, checkpoint=90, loading=waiting), 1.0)
-    effects = session.welcomed(welcome(), {}, 1.0)
+    effects = session.welcomed(welcome(handshake=session.handshake), {}, 1.0)
     assert session.state is State.CATCHING_UP
     assert of(effects, RequestSnapshot) == [RequestSnapshot(None, None, 0, 0, refused_after=90)]
     assert of(effects, RequestReplay) == [RequestReplay(at(90), LIMITS.replay_pages)]

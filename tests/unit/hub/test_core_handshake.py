@@ -50,6 +50,13 @@ def test_a_hello_is_answered_with_where_the_device_stands() -> None:
     assert (welcome.payload_bytes_max, welcome.batch_bytes_max) == (100_000, 16 * 1024 * 1024)
 
 
+def test_the_answer_names_the_hello_that_it_answers() -> None:
+    """Of two that a device said, with tables that have changed in between, it takes only the second answer."""
+    driver = Driver.make(head=Position(EPOCH, 7))
+    assert [welcomed(driver, handshake=number)[0].handshake for number in (1, 2)] == [1, 2]
+    assert welcomed(driver)[0].handshake == 0  # who does not count them is answered, too
+
+
 def test_replay_does_not_begin_before_a_column_that_came_back() -> None:
     """Guarantee 6."""
     elsewhere = (ColumnsElsewhere(table="t", columns=("z",)),)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from support.hub_core import BOOT, EPOCH, INCARNATION, Driver, entries, every, only, replay_request, told
-from tidewire_hub.actions import Effect, EntriesRead, Publish, ReadPage
+from support.hub_core import BOOT, EPOCH, INCARNATION, Driver, entries, every, hello, only, replay_request, told
+from tidewire_hub.actions import Effect, EntriesRead, Publish, ReadPage, Standing
 from tidewire_schemas.errors import DatabaseError
 from tidewire_schemas.messages import Problem, Replay
 from tidewire_schemas.positions import START, Position
@@ -173,6 +173,16 @@ def test_a_checkpoint_ahead_of_the_head_is_sent_to_the_handshake() -> None:
 def test_a_checkpoint_older_than_the_log_is_never_skipped_silently() -> None:
     """Guarantee 3."""
     driver = library(1000, oldest=500)
+    (answer,) = told(driver.ask("a", replay_request(Position(EPOCH, 498))), "a")
+    assert (answer.code, answer.boot) == ("replay_too_old", BOOT)
+    assert only(ReadPage, driver.ask("a", replay_request(Position(EPOCH, 499))))
+
+
+def test_nor_is_one_from_before_a_column_that_came_back() -> None:
+    """Guarantee 6. Its entries would bring cells that the hub has forgotten."""
+    driver = library(1000)
+    standing = Standing(table_problems=(), on_log=True, accepted=None, recent=(), whole_since=499)
+    driver.core.greetings.on_greeted("b", hello(), standing, driver.now)
     (answer,) = told(driver.ask("a", replay_request(Position(EPOCH, 498))), "a")
     assert (answer.code, answer.boot) == ("replay_too_old", BOOT)
     assert only(ReadPage, driver.ask("a", replay_request(Position(EPOCH, 499))))
