@@ -12,31 +12,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pydantic import TypeAdapter
-from pydantic_core import from_json
-
-from tidewire_hub.catalogue import Catalogue
 from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDigest
-from tidewire_hub.database import WAL_BYTES_MAX, LogDamaged, StorageDamaged, storage_errors
+from tidewire_hub.database import WAL_BYTES_MAX
 from tidewire_hub.declare import Declaration
 from tidewire_hub.declared import DAY_MS, Declared
-from tidewire_hub.log.port import HEARD_EPOCH_MAX, EntriesTrimmed, HubLog, StoredEntry
+from tidewire_hub.log.branches import common, is_in_log
+from tidewire_hub.log.port import HEARD_EPOCH_MAX, HubLog, StoredEntry
 from tidewire_hub.log.retention import Kept, Retention
 from tidewire_hub.sequencer import Poisoned, Sequencer
 from tidewire_hub.state.chains import DeviceChain
-from tidewire_hub.state.check import StateDamaged
 from tidewire_hub.state.conflicts import Conflict
-from tidewire_hub.state.opening import SpareState, StateLost, can_follow, make_anew, open_state
+from tidewire_hub.state.follower import CATALOGUE, StateFollower
+from tidewire_hub.state.opening import SpareState, can_follow
 from tidewire_hub.state.store import Limits, State
-from tidewire_schemas.errors import DatabaseError
-from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Entry, Parent, TableProblem
+from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Parent, TableProblem
 from tidewire_schemas.names import fold
-from tidewire_schemas.positions import START, Epoch, Position, Seq
+from tidewire_schemas.positions import Epoch, Position, Seq
 from tidewire_schemas.shapes import TableShape
 from tidewire_schemas.snapshots import RefusedRow
 
@@ -55,9 +50,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-CATALOGUE: Final = "catalogue"
-"""Name of the document beside the log."""
-
 DECLARED: Final = "declared"
 """Name of the document that says which columns each device has."""
 
@@ -66,14 +58,6 @@ REPLACED: Final = "replaced"
 
 PAGE_FRAME_BYTES_MAX: Final = 64 * 1024
 """More than a page or replay message takes around an entry."""
-
-FOLD_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Log bytes read at a time while the state catches up."""
-
-FOLD_ENTRIES_MAX: Final = 1_000
-"""Entries read at a time, and folded in one transaction, while the state catches up."""
-
-_ENTRY: Final = TypeAdapter(Entry)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +93,13 @@ class StreamSettings:
 class Stream:
     """A stream's log and state. Synchronous, used from one thread; every method may raise a `DatabaseError`."""
 
-    def __init__(self, log: HubLog, state: State, state_path: Path | None, settings: StreamSettings) -> None:
+    def __init__(self, log: HubLog, follower: StateFollower, settings: StreamSettings) -> None:
         self._log: Final = log
-        self._state = state
-        self._state_path: Final = state_path
-        self._state_name: Final = str(state_path or "state in memory")
+        self._follower: Final = follower
         self._settings: Final = settings
         self._declaration: Final = Declaration()
         self._declared: Final = Declared(log.load_document(DECLARED), keep_ms=int(settings.columns_kept_days * DAY_MS))
         self._epoch = Epoch(0)
-        self._head = START
-        self._rows_uncommitted = 0
-        self._behind = True
 
     @classmethod
     def open(
@@ -137,27 +116,10 @@ class Stream:
         log, or, where that was trimmed, from the first of `spares` that fits. `state_path` None keeps it in memory.
         """
         settings = settings or StreamSettings()
-        try:
-            return cls._opened(log, state_path, settings, spares)
-        except StorageDamaged as error:
-            if state_path is None or not state_path.exists() or isinstance(error, StateLost | LogDamaged):
-                raise
-            logger.warning("%s is damaged and made anew: %s", state_path, error)
-            make_anew(log, state_path, _limits(settings), spares).close()
-            return cls._opened(log, state_path, settings, spares)
-
-    @classmethod
-    def _opened(
-        cls, log: HubLog, state_path: Path | None, settings: StreamSettings, spares: Sequence[SpareState]
-    ) -> Self:
-        state = open_state(log, state_path, _limits(settings), spares)
-        stream = cls(log, state, state_path, settings)
-        try:
-            stream._ready()
-        except BaseException:
-            state.close()
-            raise
-        return stream
+        follower = StateFollower.open(
+            log, state_path, _limits(settings), spares, commit_rows=settings.state_commit_rows
+        )
+        return cls(log, follower, settings)
 
     @property
     def log_id(self) -> str:
@@ -167,7 +129,7 @@ class Stream:
     @property
     def head(self) -> Position:
         """Position of the newest entry, `START` while there is none."""
-        return self._log.head() if self._behind else self._head
+        return self._follower.head
 
     @property
     def oldest(self) -> Seq:
@@ -189,8 +151,8 @@ class Stream:
         epoch = Epoch(max(now_ms * 1024 + random_20_bits % 1024, max(self._log.epoch(), heard) + 1 + random_20_bits))
         self._log.acquire(epoch)
         self._epoch = epoch
-        self._behind = True  # another leader may have appended
-        self._ready()
+        self._follower.fall_behind()  # another leader may have appended
+        self._follower.ready()
         return epoch
 
     def stand_aside(self, mark: bytes) -> None:
@@ -214,20 +176,19 @@ class Stream:
         """
         poisoned: dict[int, BatchProblem] = {}
         while True:
-            self._ready()
+            state = self._follower.ready()
             try:
-                commit = self._attempt(incoming, at_ms, poisoned, enough)
+                commit = self._attempt(state, incoming, at_ms, poisoned, enough)
             except Poisoned as error:
                 logger.exception("a batch of %s is left out: %s", error.problem.device, error)
                 poisoned[error.index] = error.problem
                 continue
-            self._commit_state(commit.rows)
+            self._follower.commit(commit.rows)
             return commit
 
     def settle(self) -> None:
         """Commit what the state holds open."""
-        if self._state.uncommitted and not self._behind:
-            self._commit_state(None)
+        self._follower.settle()
 
     def remake_state(self, spares: Sequence[SpareState]) -> None:
         """Make the state anew, as the disk has changed it: from the log, or where that was trimmed from a spare.
@@ -235,36 +196,17 @@ class Stream:
         Raises:
             StateLost: no spare will do; the state is as it was.
         """
-        self._behind = True
-        limits = _limits(self._settings)
-        with self._state_errors():
-            self._state.close()
-            try:
-                self._state = make_anew(self._log, self._state_path, limits, spares)
-            except StateLost:
-                self._state = open_state(self._log, self._state_path, limits, spares)
-                raise
-        self._ready()
+        self._follower.remake(spares)
 
     def is_in_log(self, device: str, incarnation: str, point: ChainPoint) -> bool:
         """Whether the log says the same of a batch as the state does, or cannot say, as it lacks the entry."""
-        try:
-            found = self._log.read(Seq(point.seq - 1), bytes_max=1, entries_max=1)
-        except (EntriesTrimmed, LogDamaged):
-            return True
-        if not found:
-            return False
-        entry = _ENTRY.validate_json(found[0].data)
-        said = (device, incarnation, point.batch, point.digest, point.seq)
-        return (entry.device, entry.incarnation, entry.batch, entry.digest, entry.seq) == said
+        return is_in_log(self._log, device, incarnation, point)
 
     def rest(self) -> None:
         """No more groups come in for a moment: commit what the state holds open, and give space back."""
         self.settle()
         self._log.rest()
-        if self._state_path is not None and not self._state.uncommitted:
-            with self._state_errors():
-                self._state.rest(self._state_path)
+        self._follower.rest()
 
     def read(self, after: Seq, *, bytes_max: int, entries_max: int) -> list[StoredEntry]:
         """Entries after `after` within both limits, at least one if there is one; as `HubLog.read`."""
@@ -296,23 +238,7 @@ class Stream:
         An epoch is one leadership's alone, so two branches that both have entries of an epoch are equal up to where the
         shorter one's entries of it end.
         """
-        for epoch, seq in history:
-            end = self._last_of(epoch)
-            if end is not None and end.epoch == epoch:
-                return Position(epoch, min(seq, end.seq))
-        return START
-
-    def _last_of(self, epoch: int) -> Position | None:
-        """The last entry of the log whose epoch is not later: epochs only grow along the log."""
-        low, high = 0, self.head.seq
-        while low < high:
-            middle = (low + high + 1) // 2
-            position = self._log.position_at(Seq(middle))
-            if position is not None and position.epoch <= epoch:
-                low = middle
-            else:
-                high = middle - 1
-        return self._log.position_at(Seq(low))
+        return common(self._log, self.head, history)
 
     def accepted(self, device: str, incarnation: str) -> ChainPoint | None:
         """The newest batch of this incarnation in the log."""
@@ -321,21 +247,18 @@ class Stream:
 
     def recent(self, device: str, incarnation: str, count: int) -> list[ChainPoint]:
         """Up to `count` of its newest batches, newest first."""
-        self._ready()
-        with self._state_errors():
-            return self._state.chains.newest(device, incarnation, count)
+        with self._follower.reading() as state:
+            return state.chains.newest(device, incarnation, count)
 
     def parent(self, device: str, digest: str) -> Parent | None:
         """The batch of one of the device's incarnations that has this digest, as far as it is remembered."""
-        self._ready()
-        with self._state_errors():
-            return self._state.chains.find(device, digest)
+        with self._follower.reading() as state:
+            return state.chains.find(device, digest)
 
     def recent_of_all(self, device: str, count: int) -> list[ChainPoint]:
         """Up to `count` of its newest batches of all incarnations, the latest in the log first."""
-        self._ready()
-        with self._state_errors():
-            return self._state.chains.newest_of_all(device, count)
+        with self._follower.reading() as state:
+            return state.chains.newest_of_all(device, count)
 
     def declare(
         self, device: str, shapes: Sequence[TableShape], *, at_ms: int = 0, connected: Collection[str] = ()
@@ -345,25 +268,25 @@ class Stream:
         Columns that it does not have, and no other device that counts either, are forgotten: those count that declared
         in the last `columns_kept_days`, or are in `connected`. Declaring what is known already costs no write.
         """
-        self._ready()
+        state = self._follower.ready()
         if self._declared.says(device, shapes, at_ms):
             self._log.save_document(DECLARED, self._declared.to_json())
-        with self._state_errors():
+        with self._follower.errors():
             catalogue, problems = self._declaration.merge_all(
-                self._state, shapes, lambda table: self._declared.held(table, at_ms, connected)
+                state, shapes, lambda table: self._declared.held(table, at_ms, connected)
             )
-        if catalogue is not self._state.catalogue:
+        if catalogue is not state.catalogue:
             self.settle()
             self._log.save_document(CATALOGUE, catalogue.to_json())
             logger.info("%s declared %s", device, ", ".join(shape.name for shape in shapes))
-            self._behind = True  # until rows and unique values are in line with it
-            self._ready()
+            self._follower.fall_behind()  # until rows and unique values are in line with it
+            self._follower.ready()
         return problems
 
     def columns_elsewhere(self, shapes: Sequence[TableShape]) -> Iterator[ColumnsElsewhere]:
         """Of each table, the columns that it does not have as it is declared here."""
         for shape in shapes:
-            known = self._state.catalogue.find(shape.name)
+            known = self._follower.state.catalogue.find(shape.name)
             here = {fold(column.name) for column in shape.columns}
             others = () if known is None else tuple(known.shown(name) for name in known.columns if name not in here)
             if others:
@@ -372,61 +295,52 @@ class Stream:
     @property
     def whole_since(self) -> Seq:
         """The newest entry before which the log says of columns what does not count any more."""
-        since = (seq for table in self._state.catalogue.tables for seq in table.shape.since.values())
+        since = (seq for table in self._follower.state.catalogue.tables for seq in table.shape.since.values())
         return Seq(max(since, default=0))
 
     def tables(self) -> list[TableShape]:
         """The catalogue: for each table the union of what devices declared and what is in force."""
-        self._ready()
-        return [table.shape.declared for table in self._state.catalogue.tables]
+        return [table.shape.declared for table in self._follower.ready().catalogue.tables]
 
     def digests(self) -> list[TableDigest]:
         """Rows and digest of each table at the head, in order of table name."""
-        self._ready()
-        tables = sorted(self._state.catalogue.tables, key=lambda table: table.name)
-        totals = [(table.shape.name, self._state.rows.total(table)) for table in tables]
+        state = self._follower.ready()
+        tables = sorted(state.catalogue.tables, key=lambda table: table.name)
+        totals = [(table.shape.name, state.rows.total(table)) for table in tables]
         return [TableDigest(name, total.rows, total.hex) for name, total in totals]
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """Rows of a table at the head as wire values by column, in key order; NULL columns are left out."""
-        self._ready()
-        known = self._state.catalogue.find(table)
-        if known is None:
-            return
-        with self._state_errors():
-            for _, cells in self._state.rows.scan(known):
+        with self._follower.reading() as state:
+            known = state.catalogue.find(table)
+            if known is None:
+                return
+            for _, cells in state.rows.scan(known):
                 yield {known.shown(name): value for name, value in cells.items()}
 
     def conflicts(self, after_id: int = 0, limit: int = 100) -> list[Conflict]:
         """Conflict records after `after_id`, oldest first."""
-        self._ready()
-        with self._state_errors():
-            return self._state.conflicts.read(after_id, limit)
+        with self._follower.reading() as state:
+            return state.conflicts.read(after_id, limit)
 
     def refused(self) -> list[tuple[str, RefusedRow]]:
         """Rows that were refused, as far as their records are kept, each with its device: the newest first."""
-        self._ready()
-        with self._state_errors():
-            return list(self._state.conflicts.refused())
+        with self._follower.reading() as state:
+            return list(state.conflicts.refused())
 
     def devices(self) -> list[DeviceChain]:
         """Every (device, incarnation) that has a batch in the log, by name."""
-        self._ready()
-        with self._state_errors():
-            return self._state.chains.devices()
+        with self._follower.reading() as state:
+            return state.chains.devices()
 
     def close(self) -> None:
         """Commit what the state holds open, and close state and log."""
-        self.settle()
-        with self._state_errors():
-            self._state.close()
+        self._follower.close()
         self._log.close()
-
-    def _state_errors(self) -> AbstractContextManager[None]:
-        return storage_errors(self._state_name, damaged=StateDamaged)
 
     def _attempt(
         self,
+        state: State,
         incoming: Sequence[Incoming],
         at_ms: int,
         poisoned: dict[int, BatchProblem],
@@ -434,70 +348,25 @@ class Stream:
     ) -> Commit:
         """Resolve and append one group; whatever fails, the state is rolled back and nothing was acked."""
         sequencer = Sequencer(
-            self._state,
+            state,
             epoch=self._epoch,
-            head=self._head,
+            head=self.head,
             at_ms=at_ms,
             batch_bytes_max=self._settings.batch_bytes_max,
             entry_bytes_max=self._settings.entry_bytes_max,
             position_at=self._log.position_at,
         )
         try:
-            with self._state_errors():
-                self._state.begin()
+            with self._follower.errors():
+                state.begin()
                 commit = sequencer.take_all(incoming, poisoned, enough)
             if commit.entries:
                 self._log.append(self._epoch, Seq(commit.prev.seq), commit.entries)
         except BaseException:
-            self._behind = True
+            self._follower.fall_behind()
             raise
-        self._head = commit.head
+        self._follower.moved_to(commit.head)
         return commit
-
-    def _commit_state(self, rows: int | None) -> None:
-        """Commit the state now, or later when `rows` of a large group add up to less than is worth it."""
-        if rows is not None:
-            limit = self._settings.state_commit_rows
-            self._rows_uncommitted += rows
-            if rows >= limit // 50 and self._rows_uncommitted < limit:
-                return
-        try:
-            with self._state_errors():
-                self._state.commit()
-            self._rows_uncommitted = 0
-        except DatabaseError as error:
-            # The entries are in the log, so their acks are true. The state folds them before the next group.
-            logger.warning("the state is not stored, it will be folded again: %s", error)
-            self._behind = True
-
-    def _ready(self) -> None:
-        """Bring the state to where the log is, unless it is there."""
-        if not self._behind:
-            return
-        with self._state_errors():
-            self._state.rollback()
-            self._rows_uncommitted = 0
-            document = self._log.load_document(CATALOGUE)
-            catalogue = Catalogue.from_json(document)
-            if catalogue.to_json() != self._state.catalogue.to_json():
-                self._state.align(catalogue)
-            head = self._log.head()
-            while self._state.position.seq < head.seq:
-                self._fold_some()
-        self._head = head
-        self._behind = False
-
-    def _fold_some(self) -> None:
-        """Fold the next entries of the log in one transaction."""
-        after = Seq(self._state.position.seq)
-        stored = self._log.read(after, bytes_max=FOLD_BYTES_MAX, entries_max=FOLD_ENTRIES_MAX)
-        if not stored:
-            raise StorageDamaged(f"the log has no entry after {after}, though its head is beyond")
-        self._state.begin()
-        for entry in stored:
-            lost = from_json(entry.lost) if entry.lost else ()
-            self._state.fold(_ENTRY.validate_json(entry.data), lost)
-        self._state.commit()
 
 
 def _limits(settings: StreamSettings) -> Limits:

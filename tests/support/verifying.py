@@ -72,7 +72,7 @@ def hub_answer(fleet: Fleet, step: AskHub, bytes_max: int) -> VerifyAnswer:
     request = parse("ask", encode(asked), bytes_max=2**24)
     assert isinstance(request, VerifyRequest)
     fleet.stream.tables()  # brings the state to the head
-    made = answer(fleet.stream._state, request, bytes_max=bytes_max, rest=lambda _seconds: None)
+    made = answer(fleet.stream._follower.state, request, bytes_max=bytes_max, rest=lambda _seconds: None)
     told = parse("in", encode(made), bytes_max=2**24)
     assert isinstance(told, VerifyAnswer)
     return told
