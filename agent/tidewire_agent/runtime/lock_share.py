@@ -45,6 +45,6 @@ class LockShare:
         self.longest_s = max(self.longest_s, lock_s)
         self._pace.held(lock_s, self._loop.time())
 
-    def sealed(self, changes: int, left: int) -> None:
-        """So many changes of the app were taken from the change log, and so many are left there."""
-        self._pace.sealed(changes, left, self._loop.time())
+    def sealed(self, changes: int, left: int, step: int) -> None:
+        """So many changes of the app were taken from the change log, and so many are left there: see `Pace.sealed`."""
+        self._pace.sealed(changes, left, self._loop.time(), step=step)

@@ -19,6 +19,10 @@ LARGE_CHANGES_PER_S: Final = 30_000
 """What single-row transactions never reach: an app that writes more writes large transactions, in which a moment of a
 locked database stops one of many rows, and whose rows should not gather."""
 
+LARGE_TRANSACTION: Final = 200
+"""So many changes are never seen at once of an app that commits single rows: it makes a hundred while nobody looks. An
+app whose transactions are larger is such a one also where it writes less, as a busy machine lets it."""
+
 ACTIVE_S: Final = 0.1
 """An app that has not committed for so long hardly meets the lock of a sealing, which is over in a moment."""
 
@@ -127,7 +131,8 @@ class Pace:
         self._held_at = -inf
         self._held_s = 0.0
         self._sealed_at = now
-        self._changes_per_s = 0.0
+        self._small = False
+        """Whether it commits small transactions, one after the other."""
         self._left = 0
         self._backlog = False
 
@@ -138,10 +143,14 @@ class Pace:
         self._held_at = now
         self._held_s = lock_s
 
-    def sealed(self, changes: int, left: int, now: float) -> None:
-        """So many changes of the app were taken from the change log, and so many are left there."""
+    def sealed(self, changes: int, left: int, now: float, *, step: int = 0) -> None:
+        """So many changes of the app were taken from the change log, and so many are left there.
+
+        `step` is the fewest that it was lately seen to commit at once, 0 where that is not known.
+        """
         began_at = max(self._sealed_at, now - max(self.rush.lasts_s(), 0.001))
-        self._changes_per_s = max(0, changes + left - self._left) / max(now - began_at, 0.001)
+        changes_per_s = max(0, changes + left - self._left) / max(now - began_at, 0.001)
+        self._small = step < LARGE_TRANSACTION and SMALL_CHANGES_PER_S <= changes_per_s < LARGE_CHANGES_PER_S
         self._sealed_at = now
         self._left = left
         self._backlog = changes > 0 and left > 0
@@ -151,7 +160,7 @@ class Pace:
         if self.rush.quiet_s(now) > (APPLY_ACTIVE_S if applying else ACTIVE_S):
             return 0.0
         rushes = self.rush.lasts_s() >= RUSH_AFTER_S
-        if rushes and SMALL_CHANGES_PER_S <= self._changes_per_s < LARGE_CHANGES_PER_S:
+        if rushes and self._small:
             return self._strict.wait_s(now)
         if not rushes and not applying:
             return 0.0

@@ -110,7 +110,7 @@ class SealLoop:
 
     def _looked(self, outcome: SealOutcome) -> None:
         self._lock.held(outcome.lock_s)
-        self._lock.sealed(outcome.changes, outcome.left)
+        self._lock.sealed(outcome.changes, outcome.left, outcome.step)
         self._gathering.looked(outcome.left, outcome.batch is not None, self._loop.time())
         self._gathered.set(self._gathering.due_at)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -17,6 +18,9 @@ logger = logging.getLogger(__name__)
 
 TRANSACTION_ENDS_MAX: Final = 4096
 """Ends of transactions that are remembered: of more, every second one is forgotten, and batches get larger."""
+
+STEPS: Final = 8
+"""Looks that found commits, of which it is remembered how many changes were new."""
 
 _MAX_ID: Final = 2**63 - 1
 
@@ -77,6 +81,8 @@ class ChangeLog:
         again."""
         self._ends: list[int] = []
         """Change ids at which a transaction is known to end, ascending."""
+        self._steps: deque[int] = deque(maxlen=STEPS)
+        """How many changes were new when the last of them were seen."""
         self._inserts_until = 0
         """Changes up to this one are inserts."""
         self._cutting = _Cutting(0, 0)
@@ -95,8 +101,10 @@ class ChangeLog:
         """Another connection has committed: what is in the log now ends with a whole transaction."""
         newest = self._newest()
         self._forget_other_ids()
-        if newest is None or (self._ends and newest <= self._ends[-1]):
+        before = self._ends[-1] if self._ends else 0
+        if newest is None or newest <= before:
             return
+        self._steps.append(newest - before)
         self._ends.append(newest)
         if len(self._ends) > TRANSACTION_ENDS_MAX:
             del self._ends[::2]
@@ -147,6 +155,13 @@ class ChangeLog:
         """About how many changes there are."""
         oldest, newest = self._oldest(), self._newest()
         return 0 if oldest is None or newest is None else newest - oldest + 1
+
+    def step(self) -> int:
+        """The fewest changes that were lately seen to be committed at once; 0 where too little was seen.
+
+        Some transactions may be smaller, if commits followed each other so fast that none was seen alone.
+        """
+        return min(self._steps) if len(self._steps) == STEPS else 0
 
     def bases(self) -> Callable[[int], Position]:
         """Change id → what the device had applied when it was made."""

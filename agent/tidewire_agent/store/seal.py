@@ -53,6 +53,8 @@ class SealOutcome(NamedTuple):
     """About how many it left for another batch, most of them made meanwhile."""
     bytes: int = 0
     """Size of the batch."""
+    step: int = 0
+    """The fewest changes that the app was lately seen to commit at once; 0 where that is not known."""
 
 
 class Sealer:
@@ -119,6 +121,7 @@ class Sealer:
             changes=draft.stretch.changes,
             left=left,
             bytes=len(draft.changes_json),
+            step=self._changes.step(),
         )
 
     def keep_back(self, rows: Sequence[LooseRow], bytes_max: int) -> None:

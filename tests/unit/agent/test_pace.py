@@ -149,6 +149,18 @@ def test_large_transactions_do_not_gather() -> None:
     assert manners.wait_s(2.0) == 0
 
 
+def test_large_transactions_do_not_gather_on_a_busy_machine_either() -> None:
+    manners = pace()
+    commits(manners.rush, 1.0, 2.0)
+    manners.sealed(10_000, 0, 2.0, step=500)
+    manners.held(0.001, 2.0)
+    assert manners.wait_s(2.0) == 0
+    commits(manners.rush, 2.0, 3.0)
+    manners.sealed(10_000, 0, 3.0, step=100)
+    manners.held(0.001, 3.0)
+    assert round(manners.wait_s(3.0), 6) == 1.0
+
+
 def test_catching_up_beside_an_app_that_writes_goes_on_after_short_pauses() -> None:
     manners = pace()
     manners.rush.looked(True, 1.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.fleet import Edge
+from tidewire_agent.store.change_log import STEPS
 from tidewire_agent.store.settings import StoreSettings
 from tidewire_schemas.codec import parse_batch
 
@@ -200,3 +201,12 @@ def test_ends_of_more_transactions_than_are_remembered_are_still_known_here_and_
     assert sum(found) == 120
     assert all(rows % 3 == 0 for rows in found)
     assert len(found) > 2
+
+
+def test_how_many_changes_an_app_commits_at_once_is_known_after_some_looks(edge: Edge) -> None:
+    for n in range(STEPS):
+        assert edge.store.seal(0).step == 0
+        write(edge, n * 100, 5 + n)
+    assert edge.store.seal(0).step == 5
+    write(edge, 900, 2)
+    assert edge.store.seal(0).step == 2
