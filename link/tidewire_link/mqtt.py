@@ -8,13 +8,10 @@ loop reads and writes the socket. Any exception on the way ends this one connect
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import random
 import socket
-import ssl
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal, cast
 
@@ -26,6 +23,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from tidewire_link import reasons
 from tidewire_link.connection import Handler
+from tidewire_link.daemon_thread import in_daemon_thread
 from tidewire_link.errors import (
     CannotReach,
     ConnectionLost,
@@ -34,13 +32,13 @@ from tidewire_link.errors import (
     NoAnswer,
     ProtocolRefused,
     PublishDenied,
-    TlsFailed,
 )
 from tidewire_link.port import Received
 from tidewire_link.progress import Progress
 from tidewire_link.reconnecting import ReconnectingLink
 from tidewire_link.settings import LinkSettings
 from tidewire_link.sockets import BufferedSocket
+from tidewire_link.tls import tls_context
 from tidewire_schemas.errors import SettingError
 
 logger = logging.getLogger(__name__)
@@ -138,7 +136,8 @@ class MqttConnection:
         """
         settings, address = self._settings, self._settings.address
         self._set_credentials()
-        self._set_tls()
+        if address.tls:
+            self._client.tls_set_context(tls_context(settings))
         properties = None
         if settings.protocol == "5":
             properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho left it so
@@ -153,7 +152,8 @@ class MqttConnection:
             )
 
         try:
-            await self._in_thread(connect_and_say_hello)
+            # What is connected too late is let go.
+            await in_daemon_thread(connect_and_say_hello, name="tidewire-link-connect", on_late=self.tear_down)
         except (OSError, ValueError) as error:
             raise reasons.connect_error(error, settings) from None
         self._attach()
@@ -186,44 +186,6 @@ class MqttConnection:
             raise CredentialsRefused(error.message, hint=error.hint) from None
         if username is not None or password is not None:
             self._client.username_pw_set(username or "", password)
-
-    def _set_tls(self) -> None:
-        settings = self._settings
-        if not settings.address.tls:
-            return
-        try:
-            context = ssl.create_default_context(cafile=settings.ca_file and str(settings.ca_file))
-            if settings.cert_file is not None:
-                # A callable password: without it OpenSSL asks on the terminal for the passphrase of an encrypted key.
-                context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
-        except (OSError, ValueError) as error:
-            files = [str(path) for path in (settings.ca_file, settings.cert_file, settings.key_file) if path]
-            raise TlsFailed(f"the certificate files ({', '.join(files)}) cannot be used: {error}") from None
-        self._client.tls_set_context(context)
-
-    async def _in_thread(self, function: Callable[[], None]) -> None:
-        """Run it in a thread that neither shutdown nor a timeout waits for: a name server may hang for minutes."""
-        done: asyncio.Future[None] = self._loop.create_future()
-
-        def finish(error: BaseException | None) -> None:
-            if done.done():  # nobody waits any more: what was connected is let go
-                self.tear_down()
-            elif error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                function()
-            except BaseException as caught:
-                error = caught
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
-                self._loop.call_soon_threadsafe(finish, error)
-
-        threading.Thread(target=run, name="tidewire-link-connect", daemon=True).start()
-        await done
 
     def _attach(self) -> None:
         """The socket is connected: from here on the event loop drives it."""
