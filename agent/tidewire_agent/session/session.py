@@ -1,8 +1,9 @@
 """A device's conversation with the hub: what to do next, decided from what came in and what time it is.
 
-Pure: no asyncio, no paho, no SQLite, no clock, no randomness. The shell (`runtime.py`) feeds each input together with
-`now` (monotonic seconds) and, where delays are spread, `random` (0 to 1), performs the effects that come back in their
-order, and calls `tick` when `wake_at` has come. The states and the theory of operation are in `states.py`.
+Pure: no asyncio, no paho, no SQLite, no clock, no randomness. The shell (`runtime/session_shell.py`) feeds each input
+together with `now` (monotonic seconds) and, where delays are spread, `random` (0 to 1), performs the effects that come
+back in their order, and calls `tick` when `wake_at` has come. The states and the theory of operation stand in
+`states.py`.
 
 Each kind of work has its part: handshakes (`hellos.py`), batches going up (`uplink.py`), pages coming down
 (`downlink.py`), a snapshot (`snapshot_fetch.py`), freshness (`questions.py`). What they share is in `conversation.py`.
