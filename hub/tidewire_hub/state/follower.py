@@ -79,6 +79,10 @@ class StateFollower:
         cls, log: HubLog, path: Path | None, limits: Limits, spares: Sequence[SpareState], commit_rows: int
     ) -> Self:
         state = open_state(log, path, limits, spares)
+        if state.has_dropped(Catalogue.from_json(log.load_document(CATALOGUE))):
+            logger.warning("%s lacks values of columns that the log has: it is made anew", path)
+            state.close()
+            state = make_anew(log, path, limits, spares)
         follower = cls(log, state, path, limits, commit_rows=commit_rows)
         try:
             follower.ready()

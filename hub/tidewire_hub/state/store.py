@@ -202,6 +202,19 @@ class State:
         view.prefetch({op.id for op in ops})
         self.take(effects_of(ops, entry.seq, self.life_of(folded), view), view, folded)
 
+    def has_dropped(self, catalogue: Catalogue) -> bool:
+        """Whether cells are gone from here that count by the log's catalogue.
+
+        A log that was put back may end where the state is, and be of a time before columns were given up.
+        """
+        return any(
+            name in {*known.shape.forgotten, *known.shape.since}
+            and not _is_same(known, table, name)
+            and table.shape.since.get(name, 0) < self.position.seq
+            for known, table in zip(self.catalogue.tables, catalogue.tables, strict=False)
+            for name in table.columns
+        )
+
     def align(self, catalogue: Catalogue) -> None:
         """Bring rows and unique values in line with a later catalogue, in one transaction."""
         self.begin()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +86,29 @@ def test_a_hub_that_starts_anew_knows_what_devices_have_that_are_away(tmp_path: 
     assert columns_of_table(again) == ["id", "z", "n"]
     again.declare("a", [NARROW], at_ms=NOW_MS)
     assert columns_of_table(again) == ["id", "n"]
+    again.close()
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_log_that_is_put_back_to_before_a_column_was_given_up_has_its_values(
+    tmp_path: Path, comes_back: bool
+) -> None:
+    """Guarantee 6. The state beside it stands at the same entry, without them."""
+    log, copy, state = tmp_path / "log.db", tmp_path / "copy.db", tmp_path / "state.db"
+    stream = open_stream(SqliteLog.open(log), state)
+    a_story(stream)
+    rows, digests = rows_of(stream, "t"), stream.digests()
+    stream.close()
+    shutil.copy(log, copy)
+    stream = open_stream(SqliteLog.open(log), state)
+    stream.declare("a", [NARROW], at_ms=NOW_MS)
+    if comes_back:
+        stream.declare("a", [OLD], at_ms=NOW_MS)
+    assert rows_of(stream, "t") != rows
+    stream.close()
+    shutil.copy(copy, log)
+    again = open_stream(SqliteLog.open(log), state)
+    assert (rows_of(again, "t"), again.digests()) == (rows, digests)
     again.close()
 
 
