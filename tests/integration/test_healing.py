@@ -246,6 +246,8 @@ def test_a_snapshot_of_what_the_hub_lost_that_was_half_loaded_leaves_nothing_beh
     fleet.lose_tail(backed_up)
     b.sql("UPDATE notes SET body = 'meanwhile' WHERE id = 'kept'")
     b.store.load_forget()
+    assert b.store.loading is not None
+    assert b.store.loading.least == 0  # the hub has none that reaches as far as the lost one did
     fleet.hello(b)
     FleetSnapshot(fleet).take(b)
     assert half != [(0,)]

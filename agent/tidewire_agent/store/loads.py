@@ -214,8 +214,12 @@ class Loads:
         self._no_snapshot()
 
     def forget_snapshot(self) -> None:
-        """The snapshot is gone, and its tables wait for another: half loaded, they are at no place in the log."""
+        """The snapshot is gone, and its tables wait for another: half loaded, they are at no place in the log.
+
+        Where all tables are, any will do: if the hub has lost its end, none reaches as far any more.
+        """
         self._connection.execute("UPDATE tidewire_loading SET stage = 'waiting' WHERE stage <> 'ended'")
+        self._connection.execute("UPDATE tidewire_loading SET epoch = 0, seq = 0 WHERE whole AND stage = 'waiting'")
         self._no_snapshot()
 
     def clear(self) -> None:
