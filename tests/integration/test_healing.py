@@ -57,6 +57,20 @@ def test_what_a_hub_lost_comes_back_from_the_devices_that_wrote_it(fleet: Fleet)
         assert edge.dead() == []
 
 
+def test_rows_of_a_new_device_are_offered_where_the_log_it_was_to_take_first_lost_its_end(fleet: Fleet) -> None:
+    """Guarantees 2 and 7. The device has applied nothing of what was lost, so it has nothing to go back from."""
+    a, _ = fleet_of(fleet)
+    backed_up = fleet.stream.head.seq
+    for number in range(3):
+        a.sql(f"INSERT INTO notes VALUES ('new {number}', 1, 1)")
+        fleet.push(a)
+    c = fleet.edge("c", TABLES, rows="INSERT INTO notes VALUES ('of c', 1, 1)")
+    fleet.lose_tail(backed_up)
+    fleet.hello(c)
+    fleet.sync([c])
+    assert "of c" in [row["id"] for row in fleet.stream.rows("notes")]
+
+
 @pytest.mark.fault("a byte of a device's database that the disk has changed")
 def test_a_kept_batch_that_the_disk_has_changed_is_not_offered_again(
     fleet: Fleet, caplog: pytest.LogCaptureFixture

@@ -57,9 +57,12 @@ class Seeds:
         self._chunk_bytes = chunk_bytes
 
     def aim(self, head: int) -> None:
-        """In the caller's transaction: tables attached since the last handshake take the log up to `head` first."""
+        """In the caller's transaction: tables attached since the last handshake take the log up to `head` first.
+
+        So do those that were to take it further, where the log has lost its end since.
+        """
         self._connection.execute(
-            "UPDATE tidewire_table SET target = ? WHERE state = 'taking' AND target IS NULL", (head,)
+            "UPDATE tidewire_table SET target = ?1 WHERE state = 'taking' AND (target IS NULL OR target > ?1)", (head,)
         )
         self._catalogue.registry.reload()
 
