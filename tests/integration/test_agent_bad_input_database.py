@@ -239,12 +239,14 @@ def test_below_the_reserve_an_agent_leaves_the_disk_to_the_app_and_goes_on_when_
 
 
 @pytest.mark.needs("mount")
-def test_an_idle_agent_notices_that_the_disk_is_low_and_that_it_is_no_longer(disk: Path, broker: Mosquitto) -> None:
+def test_an_idle_agent_notices_that_the_disk_is_low_and_that_it_is_no_longer(
+    disk: Path, broker: Mosquitto, hub: HubProcess
+) -> None:
     remount(disk, "size=8m")
     make_database(disk / "a.db")
     options = ("--disk-interval-s", "0.1", "--disk-reserve-bytes", "5000000")
     with AgentProcess(disk / "a.db", "till-a", broker.url, *options) as agent:
-        agent.start(until="handshaking")  # there is no hub: nothing is ever sealed or applied
+        agent.start()  # and there is nothing to seal or to apply, nor a Hello to say
         wait_for(lambda: "disk_low" not in agent.problems, what="there is space")
         (disk / "ballast").write_bytes(b"x" * 4_000_000)
         agent.wait_problem("disk_low")
