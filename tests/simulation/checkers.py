@@ -177,12 +177,13 @@ class EdgeChecker:
         self._label = label
         self._oracle = oracle
         self._checkpoint = START
-        self.adopted: frozenset[bytes] = frozenset()
-        """Transactions of which it held one half when it adopted another log: that came row by row, and broke off."""
+        self.broken_off: frozenset[bytes] = frozenset()
+        """Transactions of which it held one half when the log that it took them from was no more: they came row by row,
+        and nobody has the rest for it but the device that wrote them."""
 
     def adopt(self, file: sqlite3.Connection) -> None:
         """It follows another log from now on, with the rows that it has."""
-        self.adopted |= torn(file)
+        self.broken_off |= torn(file)
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -195,9 +196,9 @@ class EdgeChecker:
         if checkpoint == self._checkpoint:
             return
         oracle = self._oracle
-        if checkpoint.seq < self._checkpoint.seq and oracle.has(self._checkpoint):
-            self._broken(Guarantee.BACK, f"from {self._checkpoint} to {checkpoint}")
-        self._checkpoint = checkpoint
+        before, self._checkpoint = self._checkpoint, checkpoint
+        if checkpoint.seq < before.seq and oracle.has(before):
+            self._broken(Guarantee.BACK, f"from {before} to {checkpoint}")
         if checkpoint in oracle.lost:
             return  # it is ahead of a hub that has lost the end of its log, and has yet to hear of it
         if not oracle.has(checkpoint):
@@ -205,8 +206,10 @@ class EdgeChecker:
             self._broken(Guarantee.STALE, f"has applied {checkpoint}, the log has {known} there")
         if is_loading(file):
             return  # the one exception of guarantee 4, which says when it is over
-        if is_healing(file):
-            return  # it holds rows of a lost part of the log, until it has offered them
+        if is_healing(file):  # it holds rows of a lost part of the log, until it has offered them
+            if before == START or checkpoint.seq < before.seq:
+                self.broken_off |= torn(file)  # of a snapshot that it was still loading
+            return
         self._look_at_transactions(file, apps)
         if self._holds_the_log_alone(file):
             self._compare(file)
@@ -216,7 +219,7 @@ class EdgeChecker:
         return is_quiet(file) and self._oracle.newest.get(self._name, 0) <= self._checkpoint.seq
 
     def _look_at_transactions(self, file: sqlite3.Connection, apps: set[str]) -> None:
-        known = self.adopted | self._oracle.torn[self._checkpoint.seq] | self._oracle.torn_and_lost
+        known = self.broken_off | self._oracle.torn[self._checkpoint.seq] | self._oracle.torn_and_lost
         halves = torn(file) - known
         if halves:
             self._broken(Guarantee.TORN, f"holds half of {sorted(name.decode() for name in halves)}")

@@ -177,7 +177,7 @@ class Device:
         """Begin with a copy of another machine's card."""
         self._world.disk.write(self.path, files)
         self.writers |= other.writers
-        self._checker.adopted = other._checker.adopted
+        self._checker.broken_off = other._checker.broken_off
         self.lied_to = other.lied_to = True
 
     def tell(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,13 @@ from typing import Any
 import pytest
 from pydantic_core import from_json, to_json
 
-from simulation.checkers import Guarantee
+from simulation.apps import SCHEMA
+from simulation.checkers import EdgeChecker, Guarantee, Violation, is_healing
 from simulation.lifetime import simulate
-from simulation.oracle import Oracle
+from simulation.oracle import Oracle, torn
 from simulation.world import Plan
+from support.fleet import Fleet
+from support.snapshots import FleetSnapshot
 from tidewire_agent.session.downlink import Downlink
 from tidewire_agent.session.uplink import Uplink
 from tidewire_agent.session.window import SendWindow
@@ -213,6 +218,59 @@ def test_the_oracle_leaves_the_spelling_of_a_key_alone_where_some_columns_are_se
             )
         )
     assert oracle.rows("tags", 2) == [(b"text", b"X", b"text", b"k", b"text", b"new")]
+
+
+def test_half_of_a_transaction_is_only_let_through_where_the_load_that_brought_it_broke_off(tmp_path: Path) -> None:
+    """Guarantee 4: the hub lost the end of its log, with the snapshot of it, while a device took it row by row."""
+    fleet, oracle = Fleet(tmp_path), Oracle()
+    a, b, c = (fleet.edge(name, SCHEMA) for name in "abc")
+    with closing(sqlite3.connect(b.path)) as file, closing(fleet):
+        file.text_factory = bytes
+        checker = EdgeChecker("b", "b", oracle)
+
+        def look() -> None:
+            for entry in fleet.page(oracle.head).entries:
+                oracle.take(entry)
+            checker.look(file, {"b"})
+
+        def commit(number: int) -> None:
+            row = f"INSERT INTO ledger VALUES ('a-{number}', 'a', {number})"
+            a.sql(f"BEGIN; {row}; INSERT INTO ledger_twin VALUES ('a-{number}'); COMMIT")
+            fleet.push(a)
+
+        commit(1)
+        fleet.pull(b)
+        look()
+        commit(2)
+        fleet.pull(b)
+        commit(3)
+        look()
+        snapshot = FleetSnapshot(fleet)
+        b.store.load_begin(snapshot.manifest(b), whole=True)
+        b.store.load(snapshot.chunk(0))
+        look()
+        assert torn(file) == {b"a-3"}
+        fleet.lose_tail(1)
+        oracle.lose_end(1)
+        fleet.hello(b)
+        look()
+        fleet.take_tables(b)
+        fleet.pull(b)
+        b.seal()
+        c.sql("INSERT INTO users (id) VALUES (1)")
+        fleet.push(c)
+        fleet.pull(b)
+        assert not is_healing(file)
+        look()
+        assert torn(file) == {b"a-3"}, "kept, and offered again: it may be all that is left of it"
+        fleet.sync()
+        look()
+        assert torn(file) == frozenset(), "who wrote it has the rest"
+        b.sql("INSERT INTO ledger VALUES ('b-1', 'b', 1)")
+        commit(4)
+        fleet.pull(b)
+        with pytest.raises(Violation, match="b holds half of"):
+            look()
 
 
 def test_every_guarantee_has_a_broken_product_that_shows_it() -> None:
