@@ -7,6 +7,7 @@ import pytest
 from support.fleet import Edge, Fleet
 
 USERS = "CREATE TABLE users (id TEXT PRIMARY KEY, email TEXT UNIQUE, name TEXT)"
+TAGS = "CREATE TABLE tags (name TEXT PRIMARY KEY COLLATE NOCASE, note TEXT UNIQUE, n INTEGER) WITHOUT ROWID"
 ITEMS = "CREATE TABLE items (id INTEGER PRIMARY KEY, name TEXT, n INTEGER)"
 
 
@@ -40,6 +41,45 @@ def test_a_clash_with_a_row_that_is_not_sent_yet_is_parked_and_resolved(fleet: F
     fleet.pull(b)
     fleet.sync()
     assert b.rows("SELECT * FROM users") == [("a1", "x@y", "changed while parked")]
+    fleet.assert_equal()
+
+
+def test_a_change_of_cells_leaves_the_spelling_of_a_key_also_where_the_row_waits(fleet: Fleet) -> None:
+    """Guarantee 7."""
+    a, b = pair(fleet, TAGS)
+    c = fleet.edge("c", TAGS)
+    a.sql("INSERT INTO tags VALUES ('bob', 'taken', 0)")
+    fleet.push(a)
+    fleet.pull(c)
+    b.sql("INSERT INTO tags VALUES ('mine', 'taken', 0)")
+    a.sql("UPDATE tags SET name = 'BOB'")
+    c.sql("UPDATE tags SET n = 7")
+    fleet.push(a)
+    fleet.push(c)
+    fleet.pull(b)  # the row of the others cannot be put beside b's own yet
+    assert b.store.backlog().parked == 1
+    fleet.sync()
+    assert [edge.rows("SELECT * FROM tags") for edge in (a, b, c)] == [[("BOB", "taken", 7)]] * 3
+    fleet.assert_equal()
+
+
+def test_a_change_of_cells_leaves_the_spelling_of_a_key_also_where_two_rows_swap_values(fleet: Fleet) -> None:
+    """Guarantee 7."""
+    a, b = pair(fleet, TAGS)
+    c = fleet.edge("c", TAGS)
+    a.sql("INSERT INTO tags VALUES ('bob', 'one', 0), ('eve', 'two', 0)")
+    fleet.sync()
+    a.sql("UPDATE tags SET name = 'BOB' WHERE name = 'bob'")
+    c.sql(
+        "BEGIN; UPDATE tags SET note = NULL WHERE name = 'bob'; UPDATE tags SET note = 'one' WHERE name = 'eve';"
+        " UPDATE tags SET note = 'two' WHERE name = 'bob'; COMMIT"
+    )
+    fleet.push(a)
+    fleet.push(c)
+    fleet.sync()
+    assert [edge.rows("SELECT * FROM tags ORDER BY name") for edge in (a, b, c)] == [
+        [("BOB", "two", 0), ("eve", "one", 0)]
+    ] * 3
     fleet.assert_equal()
 
 

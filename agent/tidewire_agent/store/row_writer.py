@@ -194,7 +194,8 @@ class RowWriter:
                 self._park(change, key, CONSTRAINT)
                 continue
             merged = dict(zip(table.column_names, row, strict=True)) if row is not None else {}
-            merged.update(zip(columns, values, strict=True) if row is not None else change.named)
+            first = len(table.key) if change.op == "set" else 0  # there the key only says which row: its spelling stays
+            merged.update(zip(columns[first:], values[first:], strict=True) if row is not None else change.named)
             if row is None and overlay.columns:
                 merged.update(self._pending.cells(change.synced, key))
             try:
@@ -341,6 +342,9 @@ class RowWriter:
     def _park(self, change: RowChange, key: bytes, reason: str) -> None:
         op: ParkedOp = "set" if change.op == "set" else "put"
         cells = {fold(name): encode(value) for name, value in change.named.items()}
+        if op == "set" and (parked := self._parked.get(change.synced.attached.id, key)) is not None:
+            spelled = {fold(name) for name in change.synced.table.key}  # as in the row that waits: a set changes no key
+            cells.update((name, value) for name, value in parked.cells.items() if name in spelled)
         self._parked.fold(ParkedRow(change.synced.attached.id, key, op, cells, reason, change.seq))
         self._pass_over(change)
 
