@@ -488,6 +488,52 @@ def test_values_of_a_column_that_has_come_are_not_lost_when_a_hub_loses_the_end_
     fleet.assert_equal()
 
 
+@pytest.mark.parametrize("row", ["as it was", "changed and sealed", "changed and not sealed"])
+def test_a_value_in_a_column_that_has_come_is_a_dead_letter_where_another_device_deleted_the_row(
+    fleet: Fleet, row: str
+) -> None:
+    """Guarantee 2: the refused change of the row tells only of what it changed."""
+    a, b = fleet.edge("a", ITEMS), fleet.edge("b", ITEMS)
+    a.sql("INSERT INTO items VALUES ('1', 'one', 1), ('2', 'two', 2)")
+    fleet.sync()
+    a.sql("ALTER TABLE items ADD COLUMN x; UPDATE items SET x = 'of a'; DELETE FROM items WHERE id = '2'")
+    fleet.push(a)
+    fleet.hello(b)
+    if row != "as it was":
+        b.sql("UPDATE items SET z = 'of b' WHERE id = '2'")
+    if row == "changed and sealed":
+        b.seal()
+    b.sql("ALTER TABLE items ADD COLUMN x; UPDATE items SET x = 'of b' WHERE id = '2'")
+    fleet.sync()
+    assert b.rows(ALL_ROWS) == [("1", "one", 1, "of a")]
+    cells = {name: value for letter in b.store.dead(10) for name, value in letter.cells.items()}
+    assert cells == ({"x": "of b"} if row == "as it was" else {"x": "of b", "z": "of b"})
+    assert {letter.reason for letter in b.store.dead(10)} == {"row_absent"}
+    fleet.assert_equal()
+
+
+@pytest.mark.parametrize("theirs", ["'of a'", "NULL"])
+@pytest.mark.parametrize("rows_per_chunk", [1, 2])
+def test_a_value_in_a_column_that_has_come_is_a_dead_letter_where_its_row_makes_way(
+    fleet: Fleet, rows_per_chunk: int, theirs: str
+) -> None:
+    """Guarantee 2: a row of the hub has the unique value that it had."""
+    a, b = (fleet.edge(name, "CREATE TABLE items (id TEXT PRIMARY KEY, u UNIQUE)") for name in "ab")
+    a.sql("INSERT INTO items VALUES ('1', 'p'), ('2', 'q')")
+    fleet.sync()
+    a.sql(f"ALTER TABLE items ADD COLUMN x; UPDATE items SET u = 'r', x = {theirs} WHERE id = '2'")
+    a.sql("UPDATE items SET u = 'q', x = 'of a' WHERE id = '1'")
+    fleet.push(a)
+    fleet.hello(b)
+    b.sql("ALTER TABLE items ADD COLUMN x; UPDATE items SET x = 'of b' WHERE id = '2'")
+    fleet.pull(b)
+    FleetSnapshot(fleet, rows_per_chunk=rows_per_chunk).take(b, whole=False)
+    fleet.sync()
+    assert b.rows("SELECT id, u FROM items ORDER BY id") == [("1", "q"), ("2", "r")]
+    assert [(letter.reason, letter.cells) for letter in b.store.dead(10)] == [("column_known", {"x": "of b"})]
+    fleet.assert_equal()
+
+
 @pytest.mark.parametrize("other", ["comes back", "does not"])
 def test_values_of_a_column_that_only_a_lost_part_of_the_log_had_are_the_same_everywhere(
     fleet: Fleet, other: str

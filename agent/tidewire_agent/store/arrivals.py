@@ -2,7 +2,8 @@
 
 An app that adds or renames a column brings its own values: those that the column had under its old name, or that a
 migration computed. Where the hub has nothing, or the row is pending here, they stay and are sent. Elsewhere the hub's
-value is taken, as it is from who went before; what was here instead becomes a dead letter.
+value is taken, as it is from who went before; what was here instead becomes a dead letter. So does what is in rows that
+the hub has deleted.
 """
 
 from __future__ import annotations
@@ -78,6 +79,21 @@ class Arrivals:
         """Have these cells sent."""
         for key, columns in kept:
             self._rows.send_again(synced, key, columns)
+
+    def bury(self, deletes: Sequence[RowChange], reason: str, detail: str) -> None:
+        """Before rows go: letters tell what they hold, besides cells of which the hub's answer will tell."""
+        letters: list[DeadLetter] = []
+        for change in deletes:
+            synced = change.synced
+            arrived = self._catalogue.elsewhere.arrived(synced.attached.id)
+            if not arrived:
+                return
+            overlay = self._pending.of(synced.attached.id, synced.table.key_bytes(change.key))
+            own = {} if overlay.whole else self._own(synced, change.key, arrived - overlay.columns)
+            if own:
+                cells = {synced.table.by_name[name].name: encode(value) for name, value in own.items()}
+                letters.append(overtaken_letter(change, "set", cells, reason, detail))
+        self._dead_letters.add(letters[: self._dead_letters.room])
 
     def left(self, synced: Synced, keys: Iterable[tuple[Value, ...]]) -> list[Kept]:
         """What is to be sent of rows that the hub does not have, where they are still here: they are pending."""

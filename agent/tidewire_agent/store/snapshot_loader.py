@@ -19,14 +19,14 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
 from tidewire_agent.store import rows as rows_of
 from tidewire_agent.store.apply import Applier
-from tidewire_agent.store.arrivals import Arrivals
+from tidewire_agent.store.arrivals import OVERTAKEN, Arrivals, Kept
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.history import move_on
 from tidewire_agent.store.load_refusals import LoadRefusals
@@ -195,7 +195,7 @@ class SnapshotLoader:
         at_end = load.row + len(rows) >= len(chunk.rows)
         with self._writing([change.key[0] for change in changes]) as timed:
             changes, kept = self._arrivals.judge(synced, changes)
-            self._write(synced, load, changes, keys, plain=not kept)
+            self._write(synced, load, changes, keys, kept)
             self._loads.mark(load, keys)
             self._arrivals.keep(synced, kept)
             if not at_end:
@@ -208,14 +208,15 @@ class SnapshotLoader:
         return LoadStep(done=at_end, lock_s=timed.seconds)
 
     def _write(
-        self, synced: Synced, load: TableLoad, changes: list[RowChange], keys: list[bytes], *, plain: bool
+        self, synced: Synced, load: TableLoad, changes: list[RowChange], keys: list[bytes], kept: Sequence[Kept]
     ) -> None:
+        judged = set(keys).difference(synced.table.key_bytes(row.key) for row in kept)
         stays = self._unsent(synced)
         if stays:  # of which a change was too large to be sent
-            kept = [place for place, key in enumerate(keys) if key not in stays]
-            changes, keys = [changes[place] for place in kept], [keys[place] for place in kept]
-        if not plain or not self._is_plain(synced, changes, keys) or not self._put_fast(synced, changes):
-            self._rows.load(changes, lambda change: self._make_way(load, change))
+            places = [place for place, key in enumerate(keys) if key not in stays]
+            changes, keys = [changes[place] for place in places], [keys[place] for place in places]
+        if kept or not self._is_plain(synced, changes, keys) or not self._put_fast(synced, changes):
+            self._rows.load(changes, lambda change: self._make_way(load, change, judged))
 
     def _is_plain(self, synced: Synced, changes: Sequence[RowChange], keys: Sequence[bytes]) -> bool:
         """Whether rows can be written without looking at each."""
@@ -241,8 +242,11 @@ class SnapshotLoader:
                 self._connection.execute("RELEASE load")
         return True
 
-    def _make_way(self, load: TableLoad, change: RowChange) -> bool:
-        """Remove rows that hold a unique value of this one and that the snapshot will overwrite or sweep anyway."""
+    def _make_way(self, load: TableLoad, change: RowChange, judged: Collection[bytes]) -> bool:
+        """Remove rows that hold a unique value of this one and that the snapshot will overwrite or sweep anyway.
+
+        Of those that were `judged` letters tell already.
+        """
         synced = change.synced
         table = synced.table
         own = table.key_bytes(change.key)
@@ -257,7 +261,11 @@ class SnapshotLoader:
                 self._connection, f"SELECT {names(table.key)} FROM {quote(table.name)} WHERE {where}", bound
             )
             for key in found:
-                if table.key_bytes(key) != own and self._is_obsolete(synced, load, key):
+                name = table.key_bytes(key)
+                if name != own and self._is_obsolete(synced, load, key):
+                    if name not in judged:
+                        detail = "a row of the hub has its unique value; that was found when the column came here"
+                        self._arrivals.bury([_delete(synced, load, key)], OVERTAKEN, detail)
                     rows_of.delete(self._connection, table, key)
                     removed = True
         return removed
@@ -317,8 +325,9 @@ class SnapshotLoader:
         swept = None if not keys else keys[-1] if all_fit else fitting[-1]
         with self._writing([key[0] for key in fitting]) as timed:
             obsolete = [key for key in fitting if self._may_be_swept(synced, key)]
-            columns, seq = synced.table.key, load.position.seq
-            self._rows.apply([RowChange(synced, "delete", columns, key, {}, seq) for key in obsolete])
+            deletes = [_delete(synced, load, key) for key in obsolete]
+            self._arrivals.bury(deletes, "row_absent", "another device deleted the row")
+            self._rows.apply(deletes)
             self._arrivals.keep(synced, self._arrivals.left(synced, fitting))
             self._loads.update(load, swept=swept, next_chunk=load.end, stage="loaded" if at_end else None)
         self._sweep_piece.took(len(fitting), timed.seconds)
@@ -413,3 +422,8 @@ class SnapshotLoader:
 def _has_key_of(synced: Synced, chunk: SnapshotChunk) -> bool:
     """Whether a chunk names its rows by the key that the table has on this device."""
     return [fold(name) for name in chunk.columns[: chunk.key]] == [fold(name) for name in synced.table.key]
+
+
+def _delete(synced: Synced, load: TableLoad, key: tuple[Value, ...]) -> RowChange:
+    """What takes a row away that the snapshot does not hold."""
+    return RowChange(synced, "delete", synced.table.key, key, {}, load.position.seq)
