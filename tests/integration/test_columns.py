@@ -380,6 +380,39 @@ def test_a_name_that_is_used_again_before_the_agent_runs_loses_no_change_that_wa
     fleet.assert_equal()
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_name_that_is_used_again_while_away_is_empty_for_all_where_it_is_empty_here(
+    fleet: Fleet, at_once: bool, waits: bool
+) -> None:
+    """Guarantee 7. `waits`: a batch that tells of the old column is not sent yet."""
+    a, b = (fleet.edge(name, ITEMS) for name in "ab")
+    a.sql("INSERT INTO items VALUES ('i1', 'x', 1), ('i2', 'y', 2)")
+    fleet.sync()
+    a.sql("INSERT INTO items VALUES ('i3', 'z', 3); UPDATE items SET n = 7 WHERE id = 'i1'")
+    a.seal() if waits else fleet.sync()
+    rename, add = "ALTER TABLE items RENAME COLUMN n TO n_old", "ALTER TABLE items ADD COLUMN n INTEGER"
+    if at_once:
+        a.sql(f"BEGIN; {rename}; {add}; COMMIT")
+    else:
+        a.sql(rename)
+        a.seal()
+        a.sql(add)
+    a.sql("UPDATE items SET n = 9 WHERE id = 'i2'")
+    fleet.sync()
+    b.sql(f"BEGIN; {rename}; {add}; COMMIT")
+    fleet.sync()
+    late = fleet.edge("late", "CREATE TABLE items (id TEXT PRIMARY KEY, z TEXT, n_old INTEGER, n INTEGER)")
+    fleet.sync()
+    for edge in (a, b, late):
+        assert edge.rows("SELECT id, n_old, n FROM items ORDER BY id") == [
+            ("i1", 7, None),
+            ("i2", 2, 9),
+            ("i3", 3, None),
+        ]
+    fleet.assert_equal()
+
+
 def test_columns_that_exchange_their_names_are_told_to_all(fleet: Fleet) -> None:
     """Guarantee 7: what the last device to do it has is what all have."""
     items = "CREATE TABLE items (id TEXT PRIMARY KEY, p TEXT, q TEXT)"

@@ -3,8 +3,9 @@
 `PRAGMA schema_version` moves with every change of the schema, whoever makes it. Then the definitions are read again,
 the triggers made anew, and in the same transaction what they missed is captured:
 
-    a column was added, or renamed     rows in which it differs from its default are changes; but where other devices
-                                       have values of it already, the table takes its rows anew (`elsewhere.py`)
+    a column was added, or renamed     rows in which it differs from its default are changes, and all rows if another
+                                       column had its name here; but where other devices have values of it already, the
+                                       table takes its rows anew (`elsewhere.py`)
     the table was rebuilt              (it is there, its triggers are not) every row is sent whole, and the hub's rows
                                        are taken once more below that: only true differences remain
     the table is gone                  it is marked missing and a person is told; nothing is deleted elsewhere
@@ -148,6 +149,7 @@ class Catalogue:
             "DELETE FROM tidewire_unsent WHERE t = ?",
             "DELETE FROM tidewire_parked WHERE t = ?",
             "DELETE FROM tidewire_elsewhere WHERE t = ?",
+            "DELETE FROM tidewire_gone WHERE t = ?",
             "DELETE FROM tidewire_loading WHERE t = ?",
             "DELETE FROM tidewire_table WHERE id = ?",
         ):
@@ -294,6 +296,7 @@ class Catalogue:
         columns = _kept_places(attached.columns, table)
         capture.install(self._connection, attached.id, table, columns)
         self._capture(attached.id, capture.WHOLE, table, "NULL", "1")
+        self.elsewhere.used_before(attached.id, {fold(n) for n in attached.columns if n}, table.by_name.keys())
         self.elsewhere.has_now(attached.id, table.by_name.keys(), ())
         self.elsewhere.settle(attached.id)
         cursor = None if self._meta.checkpoint == START else START
@@ -322,6 +325,8 @@ class Catalogue:
         capture.install(self._connection, attached.id, table, columns)
         known = {fold(name) for name in remembered}
         new = [name for name in table.by_name if name not in known]
+        had = {fold(name) for name in attached.columns if name}
+        again = self.elsewhere.used_before(attached.id, had, table.by_name.keys()) | reused.keys()
         others = self.elsewhere.lacking(attached.id)
         # Whoever renamed the old column elsewhere has given its name to another there, too.
         others |= self.elsewhere.note_reused(attached.id, [name for name, became in reused.items() if became in others])
@@ -338,7 +343,8 @@ class Catalogue:
                 capture.UPDATED,
                 table,
                 f"'{mask}'" if isinstance(mask, str) else str(mask),
-                f"{quote(name)} IS NOT ({default})",
+                # What batches or the hub hold under a name that another column had gives way in all rows.
+                "1" if fold(name) in again else f"{quote(name)} IS NOT ({default})",
             )
         self.registry.update(attached.id, columns=json.dumps(columns))
 

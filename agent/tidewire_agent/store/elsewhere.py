@@ -82,6 +82,19 @@ class Elsewhere:
         self._noted.clear()
         return bool(arrived)
 
+    def used_before(self, table_id: int, had: Collection[str], has: Collection[str]) -> frozenset[str]:
+        """The table had these columns (folded) and has those now: which names it has anew after having lost them."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO tidewire_gone (t, name) VALUES (?, ?)",
+            ((table_id, name) for name in had if name not in has),
+        )
+        rows = self._connection.execute("SELECT name FROM tidewire_gone WHERE t = ?", (table_id,)).fetchall()
+        back = frozenset(name for (name,) in rows if name in has)
+        self._connection.executemany(
+            "DELETE FROM tidewire_gone WHERE t = ? AND name = ?", ((table_id, name) for name in back)
+        )
+        return back
+
     def settle(self, table_id: int) -> None:
         """The hub's values of columns that have come are here."""
         self._connection.execute("DELETE FROM tidewire_elsewhere WHERE t = ? AND arrived IS NOT NULL", (table_id,))
@@ -89,6 +102,7 @@ class Elsewhere:
     def forget(self, table_id: int) -> None:
         """The table is not synced any more, or is another one."""
         self._connection.execute("DELETE FROM tidewire_elsewhere WHERE t = ?", (table_id,))
+        self._connection.execute("DELETE FROM tidewire_gone WHERE t = ?", (table_id,))
         self._noted.clear()
 
     def _add(self, table_id: int, name: str) -> None:

@@ -106,6 +106,13 @@ CREATE TABLE IF NOT EXISTS tidewire_elsewhere (
     PRIMARY KEY (t, name)
 ) WITHOUT ROWID;
 
+-- Names (folded) under which an attached table had a column once, and has none now. Batches and the hub may know it.
+CREATE TABLE IF NOT EXISTS tidewire_gone (
+    t    INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    PRIMARY KEY (t, name)
+) WITHOUT ROWID;
+
 -- While rows are offered that a hub has lost: changes that it can take only once it has the rows (see once_more.py).
 -- `epoch`, `seq`: their place in the lost log. `changes`: JSON, as in a batch.
 CREATE TABLE IF NOT EXISTS tidewire_again (
