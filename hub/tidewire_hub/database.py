@@ -79,6 +79,9 @@ _BY_CODE: Final[dict[int, type[DatabaseError]]] = {
     sqlite3.SQLITE_NOTADB: StorageDamaged,
 }
 
+_NOT_UTF8: Final = "Could not decode to UTF-8"
+"""How Python says that a text is none."""
+
 
 def check_reserve(folder: Path, reserve_bytes: int) -> None:
     """Before something is written that grows.
@@ -100,8 +103,10 @@ def storage_errors(what: object, *, damaged: type[StorageDamaged] = StorageDamag
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", None)
-        # The low byte is the primary code; extended codes say which call failed.
-        kind = _BY_CODE.get(code & 0xFF, DatabaseError) if code is not None else DatabaseError
+        if code is not None:  # the low byte is the primary code; extended codes say which call failed
+            kind = _BY_CODE.get(code & 0xFF, DatabaseError)
+        else:  # Python's own: texts that we write are UTF-8
+            kind = StorageDamaged if str(error).startswith(_NOT_UTF8) else DatabaseError
         raise (damaged if kind is StorageDamaged else kind)(f"{what}: {error}") from error
 
 

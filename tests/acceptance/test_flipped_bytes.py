@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
@@ -202,7 +203,10 @@ class _DeviceTurn:
             return ""
         if self.said:
             return "said"
-        mine = self._device.standing()
+        try:
+            mine = self._device.standing()
+        except sqlite3.DatabaseError:
+            return ""  # its agent cannot read the file either, and has yet to say so
         return "well" if mine.at_rest and mine.seq == head else ""
 
 
