@@ -7,7 +7,8 @@ from contextlib import closing
 
 import pytest
 
-from tidewire_hub.database import DatabaseError, StorageDamaged, storage_errors
+from tidewire_hub.database import StorageDamaged, storage_errors
+from tidewire_schemas.errors import DatabaseError
 
 
 def test_a_text_that_is_none_is_a_damaged_file() -> None:
