@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from support.fleet import Edge, Fleet
+from tidewire_schemas.codec import parse_batch
+from tidewire_schemas.positions import START
 
 USERS = "CREATE TABLE users (id TEXT PRIMARY KEY, email TEXT UNIQUE, name TEXT)"
 TAGS = "CREATE TABLE tags (name TEXT PRIMARY KEY COLLATE NOCASE, note TEXT UNIQUE, n INTEGER) WITHOUT ROWID"
@@ -192,6 +194,27 @@ def test_the_base_of_a_write_is_what_was_applied_when_it_was_made(fleet: Fleet) 
     fleet.sync()
     assert [(c.kind, c.lost) for c in fleet.stream.conflicts()] == [("overwritten", {"n": 1})]
     assert a.rows("SELECT name, n FROM items") == [("after", 2)]
+    fleet.assert_equal()
+
+
+def test_inserts_before_and_after_something_was_applied_are_runs_with_bases_of_their_own(fleet: Fleet) -> None:
+    a, b = pair(fleet, ITEMS)
+    for number in (1, 2):
+        a.sql(f"INSERT INTO items VALUES ({10 * number}, 'a', 0), ({10 * number + 1}, 'a', 0)")
+        b.sql(f"INSERT INTO items VALUES ({number}, 'b', 0)")
+        fleet.push(b)
+        fleet.pull(a)
+    a.sql("INSERT INTO items VALUES (30, 'a', 0)")
+    a.seal()
+    (sealed,) = a.store.outbox(0, count_max=10, bytes_max=2**20)
+    runs = parse_batch(sealed.payload, bytes_max=2**20).batch.changes
+    entries = [commit.entries[-1].position for commit in fleet.commits]
+    assert [(run.op, run.base, [row[0] for row in run.rows]) for run in runs] == [
+        ("put", START, [10, 11]),
+        ("put", entries[0], [20, 21]),
+        ("put", entries[1], [30]),
+    ]
+    fleet.sync()
     fleet.assert_equal()
 
 

@@ -6,7 +6,7 @@ import logging
 import sqlite3
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from tidewire_agent.store import capture
@@ -36,6 +36,28 @@ class Stretch(NamedTuple):
     """How many they are."""
     bytes_max: int
     """What the batch may have, if that is more than one."""
+
+
+class Bases:
+    """What the device had applied when each change was made.
+
+    Args:
+        marks: (the last change made before something was applied, what had been applied until then), ascending.
+        newest: what is applied now.
+    """
+
+    def __init__(self, marks: Sequence[tuple[int, Position]], newest: Position) -> None:
+        self._last = [change_id for change_id, _ in marks]
+        self._bases = [*(base for _, base in marks), newest]
+
+    def __call__(self, change_id: int) -> Position:
+        """The base of one change."""
+        return self._bases[bisect_left(self._last, change_id)]
+
+    def between(self, first: int, last: int) -> list[tuple[int, Position]]:
+        """(last change, base) of each row of changes with one base, from the change `first` to `last`."""
+        begin, end = bisect_left(self._last, first), bisect_left(self._last, last)
+        return [*zip(self._last[begin:end], self._bases[begin:end], strict=True), (last, self._bases[end])]
 
 
 class _Cutting(NamedTuple):
@@ -163,20 +185,10 @@ class ChangeLog:
         """
         return min(self._steps) if len(self._steps) == STEPS else 0
 
-    def bases(self) -> Callable[[int], Position]:
-        """Change id → what the device had applied when it was made."""
+    def bases(self) -> Bases:
+        """What the device had applied when each change was made."""
         marks = self._connection.execute("SELECT id, epoch, seq FROM tidewire_mark ORDER BY id").fetchall()
-        checkpoint = self._meta.checkpoint
-        if not marks:
-            return lambda _id: checkpoint
-
-        def base_of(change_id: int) -> Position:
-            for mark_id, epoch, seq in marks:
-                if change_id <= mark_id:
-                    return Position(epoch, seq)
-            return checkpoint
-
-        return base_of
+        return Bases([(mark_id, Position(epoch, seq)) for mark_id, epoch, seq in marks], self._meta.checkpoint)
 
     # ── what becomes of them ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -19,7 +19,7 @@ from pydantic_core import to_json
 
 from tidewire_agent.store import capture
 from tidewire_agent.store.catalogue import Catalogue, Synced
-from tidewire_agent.store.change_log import ChangeLog, Stretch
+from tidewire_agent.store.change_log import Bases, ChangeLog, Stretch
 from tidewire_agent.store.dead_letters import DeadLetter, null_key_letters
 from tidewire_agent.store.loads import Loads
 from tidewire_agent.store.netchange import Change, LogRow, NetChange
@@ -38,7 +38,6 @@ _ROWS_AT_ONCE: Final = 1000
 _PLAIN: Final = frozenset({int, str, float, type(None)})
 
 WireRun = dict[str, Any]
-BaseOf = Callable[[int], Position]
 
 
 class TooManyBytes(Exception):
@@ -92,7 +91,7 @@ class Drafter:
         Raises:
             TooManyBytes: the stretch covers more bytes than it may. One that covers one change is read all the same.
         """
-        base_of = self._changes.bases()
+        bases = self._changes.bases()
         ties = count(1)
         notes = _Notes()
         deletes: list[list[bytes]] = []
@@ -107,11 +106,11 @@ class Drafter:
             if synced is None:
                 logger.warning("changes of a table that is not attached any more were set aside")
                 continue
-            inserted = self._all_inserted(synced, stretch, base_of, stretch.bytes_max - size)
+            inserted = self._all_inserted(synced, stretch, bases, stretch.bytes_max - size)
             if inserted is not None:
-                others.append(inserted)
+                others += inserted
             else:
-                for run in self._net_runs(synced, stretch.cut, base_of, lambda: next(ties), unsent, notes, now_ms):
+                for run in self._net_runs(synced, stretch.cut, bases, lambda: next(ties), unsent, notes, now_ms):
                     (deletes if run["op"] == "delete" else others).append([encoded_run(run)])
             size = sum(len(piece) for run in chain(deletes, others) for piece in run)
             if size > stretch.bytes_max and stretch.changes > 1:
@@ -120,10 +119,10 @@ class Drafter:
 
     # ── a table with fresh inserts only ───────────────────────────────────────────────────────────────────────────
 
-    def _all_inserted(self, synced: Synced, stretch: Stretch, base_of: BaseOf, bytes_max: int) -> list[bytes] | None:
-        """The common case without looking at rows one by one: fresh inserts only, all still there, one base.
+    def _all_inserted(self, synced: Synced, stretch: Stretch, bases: Bases, bytes_max: int) -> list[list[bytes]] | None:
+        """The common case without looking at rows one by one: fresh inserts only, all still there.
 
-        Pieces of an encoded run; None where it is another case.
+        Pieces of encoded runs, one for each base; None where it is another case.
         """
         if synced.attached.has_originals or self._loads.seen(synced) is not None:
             return None
@@ -132,43 +131,47 @@ class Drafter:
         first, last, of_all, inserted = self._connection.execute(
             f"SELECT min(id), max(id), count(*), count(*) FILTER (WHERE op = {capture.INSERTED}) {changes}", of_table
         ).fetchone()
-        base = base_of(first)
-        if inserted < of_all or base_of(last) != base:
+        if inserted < of_all:
             return None
-        run = _run("put", synced, base, synced.table.column_names)
-        pieces = [to_json(run)[: -len(b"]}")]]
         keys: set[int] = set()
         size = count_of_rows = 0
         width = len(synced.table.key)
+        runs = []
+        after = 0
         try:
-            for rows in self._rows_of_changes(synced, stretch.cut):
-                keys.update(map(hash, rows if width == len(rows[0]) else map(itemgetter(*range(width)), rows)))
-                count_of_rows += len(rows)
-                piece = _encoded_rows(rows)
-                size += len(piece)
-                if size > bytes_max and stretch.changes > 1:
-                    raise TooManyBytes
-                pieces += (piece, b",")
+            for until, base in bases.between(first, last):
+                pieces: list[bytes] = []
+                for rows in self._rows_of_changes(synced, after, until):
+                    keys.update(map(hash, rows if width == len(rows[0]) else map(itemgetter(*range(width)), rows)))
+                    count_of_rows += len(rows)
+                    piece = _encoded_rows(rows)
+                    size += len(piece)
+                    if size > bytes_max and stretch.changes > 1:
+                        raise TooManyBytes
+                    pieces += (piece, b",")
+                after = until
+                if pieces:
+                    opening = encoded_run(_run("put", synced, base, synced.table.column_names))[: -len(b"]}")]
+                    runs.append([opening, *pieces[:-1], b"]}"])
         except sqlite3.OperationalError as error:
             if "decode" in str(error):  # a text that is not valid UTF-8 needs care
                 return None
             raise
-        pieces[-1] = b"]}"
         # Else a row is not there any more, or is there for two changes.
-        return pieces if len(keys) == count_of_rows == inserted else None
+        return runs if len(keys) == count_of_rows == inserted else None
 
-    def _rows_of_changes(self, synced: Synced, cut: int) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows that are there for the changes of the table, some at once."""
+    def _rows_of_changes(self, synced: Synced, after: int, until: int) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows that are there for changes of the table after one up to another, some at once."""
         table = synced.table
         on = " AND ".join(f"r.{quote(column)} = c.k{i}" for i, column in enumerate(table.key))
         return self._some_at_once(
             f"""
             SELECT {names(table.column_names, "r")}
             FROM tidewire_change AS c CROSS JOIN {quote(table.name)} AS r ON {on}
-            WHERE c.t = ? AND c.id <= ?
+            WHERE c.t = ? AND c.id > ? AND c.id <= ?
             ORDER BY c.id
             """,
-            (synced.attached.id, cut),
+            (synced.attached.id, after, until),
         )
 
     def _joined(self, synced: Synced, cut: int) -> Iterator[list[tuple[Any, ...]]]:
@@ -201,7 +204,7 @@ class Drafter:
         self,
         synced: Synced,
         cut: int,
-        base_of: BaseOf,
+        base_of: Bases,
         next_tie: Callable[[], int],
         unsent: set[tuple[int, bytes]],
         notes: _Notes,
@@ -325,7 +328,7 @@ def _log_rows(
 
 
 def _base_of_rows(
-    synced: Synced, base_of: BaseOf, seen: Callable[[Sequence[Any], int], Position | None] | None
+    synced: Synced, base_of: Bases, seen: Callable[[Sequence[Any], int], Position | None] | None
 ) -> Callable[[Sequence[Any], int], Position]:
     """(key, change id) → what the device had applied of the row when the app changed it."""
     if seen is None:
