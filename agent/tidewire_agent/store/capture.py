@@ -62,7 +62,8 @@ def trigger_statements(table_id: int, table: Table, columns: Sequence[str]) -> I
         table_id,
         "insert",
         f"AFTER INSERT ON {target}",
-        f"{insert}\n    VALUES ({table_id}, {INSERTED}, {names(key, 'NEW')})",
+        f"INSERT INTO tidewire_change (t, op, row_id, {_key_columns(key)})\n"
+        f"    VALUES ({table_id}, {INSERTED}, {f'NEW.{table.rowid}' if table.rowid else 'NULL'}, {names(key, 'NEW')})",
     )
 
     guarded = sorted({fold(c): c for c in (*key, *(c for u in table.unique for c in u.columns))}.values())

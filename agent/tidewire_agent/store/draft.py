@@ -126,13 +126,16 @@ class Drafter:
         """
         if synced.attached.has_originals or self._loads.seen(synced) is not None:
             return None
-        changes = "FROM tidewire_change WHERE t = ? AND id <= ?"
-        of_table = (synced.attached.id, stretch.cut)
-        first, last, of_all, inserted = self._connection.execute(
-            f"SELECT min(id), max(id), count(*), count(*) FILTER (WHERE op = {capture.INSERTED}) {changes}", of_table
+        first, last, count_of_all, inserted, placed = self._connection.execute(
+            f"""
+            SELECT min(id), max(id), count(*), count(*) FILTER (WHERE op = {capture.INSERTED}), count(row_id)
+            FROM tidewire_change WHERE t = ? AND id <= ?
+            """,
+            (synced.attached.id, stretch.cut),
         ).fetchone()
-        if inserted < of_all:
+        if inserted < count_of_all:
             return None
+        rowid = synced.table.rowid if placed == count_of_all else None
         keys: set[int] = set()
         size = count_of_rows = 0
         width = len(synced.table.key)
@@ -141,7 +144,7 @@ class Drafter:
         try:
             for until, base in bases.between(first, last):
                 pieces: list[bytes] = []
-                for rows in self._rows_of_changes(synced, after, until):
+                for rows in self._rows_of_changes(synced, after, until, rowid):
                     keys.update(map(hash, rows if width == len(rows[0]) else map(itemgetter(*range(width)), rows)))
                     count_of_rows += len(rows)
                     piece = _encoded_rows(rows)
@@ -157,17 +160,25 @@ class Drafter:
             if "decode" in str(error):  # a text that is not valid UTF-8 needs care
                 return None
             raise
-        # Else a row is not there any more, or is there for two changes.
+        # Else a row is not there any more, or was moved to another rowid, or is there for two changes.
         return runs if len(keys) == count_of_rows == inserted else None
 
-    def _rows_of_changes(self, synced: Synced, after: int, until: int) -> Iterator[list[tuple[Any, ...]]]:
-        """The rows that are there for changes of the table after one up to another, some at once."""
+    def _rows_of_changes(
+        self, synced: Synced, after: int, until: int, rowid: str | None
+    ) -> Iterator[list[tuple[Any, ...]]]:
+        """The rows that are there for changes of the table after one up to another, some at once.
+
+        With `rowid` only those that are where they were inserted: mostly all, side by side, and the index of their keys
+        need not be read, which is all over the file where keys are random.
+        """
         table = synced.table
         on = " AND ".join(f"r.{quote(column)} = c.k{i}" for i, column in enumerate(table.key))
+        if rowid is not None:
+            on = f"r.{rowid} = c.row_id AND {on}"
         return self._some_at_once(
             f"""
             SELECT {names(table.column_names, "r")}
-            FROM tidewire_change AS c CROSS JOIN {quote(table.name)} AS r ON {on}
+            FROM tidewire_change AS c CROSS JOIN {quote(table.name)} AS r {"NOT INDEXED " * bool(rowid)}ON {on}
             WHERE c.t = ? AND c.id > ? AND c.id <= ?
             ORDER BY c.id
             """,

@@ -32,13 +32,15 @@ CREATE TABLE IF NOT EXISTS tidewire_table (
 );
 
 -- The change log: written by the triggers in the app's own transactions. `t`: tidewire_table.id. `op`: see capture.py.
--- `cols`: which columns an update changed. `k0` …: the key, natively.
+-- `cols`: which columns an update changed. `k0` …: the key, natively. `row_id`: where an inserted row was stored, if that
+-- is not its key: it is found there sooner than by its key, unless something has moved it, which is no change.
 CREATE TABLE IF NOT EXISTS tidewire_change (
     id   INTEGER PRIMARY KEY,
     t    INTEGER NOT NULL,
     op   INTEGER NOT NULL,
     cols,
-    k0, k1, k2, k3, k4, k5, k6, k7
+    k0, k1, k2, k3, k4, k5, k6, k7,
+    row_id INTEGER
 );
 
 -- Changes up to `id` (and above the mark before) were made when this position was applied.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, cast
@@ -25,6 +26,7 @@ KEY_COLUMNS_MAX: Final = 8
 
 KV_TABLE: Final = "tidewire_kv"
 
+_ROWID_NAMES: Final = ("rowid", "oid", "_rowid_")
 _COLLATIONS: Final = ("BINARY", "NOCASE", "RTRIM")
 _CONSTANT: Final = re.compile(
     r"\s*(?:[+-]?\s*(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?\s*0[xX][0-9a-fA-F]+"
@@ -56,6 +58,8 @@ class Table:
     key: tuple[str, ...]
     key_collations: tuple[Collation, ...]
     key_is_rowid: bool
+    rowid: str | None
+    """How the rowid is written in SQL, where there is one beside the key."""
     unique: tuple[UniqueSet, ...]
     foreign_keys: tuple[ForeignKey, ...]
 
@@ -168,15 +172,29 @@ def read_table(connection: sqlite3.Connection, name: str, *, allow_unkept_unique
     key_index, unique = _unique_sets(connection, name, generated, allow_unkept=allow_unkept_unique)
     key_type = next(column.declared_type for column in columns if column.name == key[0])
     binary: tuple[Collation, ...] = tuple("BINARY" for _ in key)
+    key_is_rowid = key_index is None and len(key) == 1 and key_type.upper() == "INTEGER"
     return Table(
         name=name,
         columns=columns,
         key=key,
         key_collations=key_index.collations if key_index else binary,
-        key_is_rowid=key_index is None and len(key) == 1 and key_type.upper() == "INTEGER",
+        key_is_rowid=key_is_rowid,
+        rowid=None if key_is_rowid else _rowid(connection, name, {fold(column[1]) for column in info}),
         unique=unique,
         foreign_keys=_foreign_keys(connection, name, generated),
     )
+
+
+def _rowid(connection: sqlite3.Connection, table: str, columns: Collection[str]) -> str | None:
+    """The first of the rowid's names that no column has taken; None in a table WITHOUT ROWID."""
+    free = next((name for name in _ROWID_NAMES if name not in columns), None)
+    if free is None:
+        return None
+    try:
+        connection.execute(f"SELECT {free} FROM {quote(table)} LIMIT 0")
+    except sqlite3.OperationalError:
+        return None
+    return free
 
 
 def _not_a_table(connection: sqlite3.Connection, name: str) -> TableNotSyncable:

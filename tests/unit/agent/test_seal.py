@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,43 @@ def test_small_transactions_make_batches_of_about_the_target(edge: Edge) -> None
     for n in range(12):
         write(edge, n * 3, 3)
     assert sizes(edge) == [9, 9, 9, 9]
+
+
+@pytest.mark.parametrize("moved", [False, True])
+@pytest.mark.parametrize(
+    ("schema", "rowid"),
+    [
+        ("k TEXT PRIMARY KEY, v", "rowid"),
+        ("k TEXT PRIMARY KEY, v) WITHOUT ROWID; CREATE TABLE other (x", None),
+        ("k TEXT PRIMARY KEY COLLATE NOCASE, rowid", "oid"),
+        ("k TEXT PRIMARY KEY, rowid, oid, _rowid_", None),
+        ("k TEXT, v, PRIMARY KEY (v, k)", "_rowid_"),
+        ("k PRIMARY KEY, v AS (1) VIRTUAL, rowid AS (k || 'x') STORED", "oid"),
+    ],
+)
+def test_inserted_rows_are_found_wherever_they_are_stored(
+    tmp_path: Path, schema: str, rowid: str | None, moved: bool
+) -> None:
+    settings = StoreSettings(changes_per_batch_soft_max=10)
+    with closing(Edge(tmp_path / "a.db", "a", settings=settings)) as edge:
+        edge.sql(f"CREATE TABLE t ({schema})")
+        edge.attach("t")
+        others = [name for (name,) in edge.rows("SELECT name FROM pragma_table_info('t') WHERE name <> 'k'")]
+        columns, values = ", ".join(["k", *others]), ", ".join(["'key ' || value", *("value - 7" for _ in others)])
+        edge.sql(f"INSERT INTO t ({columns}) SELECT {values} FROM json_each('{list(range(30))}')")
+        edge.store.data_version()
+        if rowid and moved:  # no change of the row; and others are stored where they were
+            edge.sql(f"UPDATE t SET {rowid} = {rowid} + 1000")
+            columns, values = f"{rowid}, {columns}", f"key + 1, {values}"
+        edge.sql(f"INSERT INTO t ({columns}) SELECT {values} FROM json_each('{list(range(30, 60))}')")
+        edge.store.data_version()
+        edge.seal()
+        sent = []
+        for batch in edge.store.outbox(0, count_max=10, bytes_max=2**30):
+            (run,) = parse_batch(batch.payload, bytes_max=2**20).batch.changes
+            assert run.op == "put"
+            sent.append({row[run.columns.index("k")] for row in run.rows})
+        assert sent == [{f"key {n}" for n in numbers} for numbers in (range(30), range(30, 60))]
 
 
 def test_a_large_transaction_is_one_batch(edge: Edge) -> None:
