@@ -34,10 +34,11 @@ from tidewire_agent.store.row_change import (
     RowChange,
     batch_cells,
     has_key_of,
+    held_row,
     hub_row,
     refused_letter,
     row_changes,
-    won_as_it_is,
+    says_nothing_new,
     wrong_key_letters,
 )
 from tidewire_agent.store.row_writer import RowWriter
@@ -374,7 +375,8 @@ class Applier:
                 elif refusal.op == "set" and entry.was is not None:
                     self._once_more.keep_set(entry.was, refusal, cells)
                 continue
-            if not won_as_it_is(refusal, cells if number is not None else self._here(synced, key)):
+            version = cells if number is not None else self._here(synced, key)
+            if not says_nothing_new(refusal.op, version, held_row(refusal), again=entry.was is not None):
                 letters.append(refused_letter(refusal, entry.seq, entry.batch, cells))
             if synced is None or (number is not None and synced.attached.first_batch > number):
                 continue  # attached anew since: its rows are offered again

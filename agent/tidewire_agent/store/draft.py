@@ -56,6 +56,8 @@ class Draft(NamedTuple):
     """Keys of rows that were written and have no net change."""
     whole: list[tuple[int, bytes]]
     """Keys of rows whose earlier change was too large, and which are sent whole with this batch."""
+    offers: bool = False
+    """Whether it offers rows that the hub has lost and the app has changed since: the changes come after it."""
 
     @property
     def is_empty(self) -> bool:
@@ -71,6 +73,10 @@ class _Notes:
     touched: list[tuple[int, bytes]] = field(default_factory=list)
     nothing: list[tuple[int, bytes]] = field(default_factory=list)
     whole: list[tuple[int, bytes]] = field(default_factory=list)
+    lost: list[tuple[int, bytes]] = field(default_factory=list)
+    """Keys of changed rows that the hub has lost, as far as is known."""
+    offers: list[list[bytes]] = field(default_factory=list)
+    """Runs with these rows."""
 
 
 class Drafter:
@@ -113,8 +119,11 @@ class Drafter:
                 for run in self._net_runs(synced, stretch.cut, bases, lambda: next(ties), unsent, notes, now_ms):
                     (deletes if run["op"] == "delete" else others).append([encoded_run(run)])
             size = sum(len(piece) for run in chain(deletes, others) for piece in run)
+            size += sum(len(piece) for run in notes.offers for piece in run)
             if size > stretch.bytes_max and stretch.changes > 1:
                 raise TooManyBytes
+        if notes.offers:
+            return Draft(_joined(notes.offers), stretch, [], notes.lost, [], [], offers=True)
         return Draft(_joined(chain(deletes, others)), stretch, notes.dead, notes.touched, notes.nothing, notes.whole)
 
     # ── a table with fresh inserts only ───────────────────────────────────────────────────────────────────────────
@@ -248,15 +257,21 @@ class Drafter:
         width = len(table.key)
         order = table.column_names
         grouped: dict[tuple[str, Position, tuple[int, ...]], WireRun] = {}
+        had_all = self._seeds.had_all(synced)
+        lost: list[Sequence[Any]] = []
         for change in changes:
             op = change.op
             if synced.attached.has_originals:
                 key = (synced.attached.id, table.key_bytes(change.key))
                 if op != "put" and self._seeds.is_original(synced, change.key):
-                    if change.row is None:  # it was here before and the hub never heard of it
+                    if had_all and change.row is not None:
+                        notes.lost.append(key)
+                        lost.append(encode_row(change.row))
+                        continue
+                    if change.row is None and not had_all:  # it was here before and the hub never heard of it
                         notes.nothing.append(key)
                         continue
-                    op = "seed"
+                    op = "seed" if change.row is not None else op
                 notes.touched.append(key)
             if unsent and (key := (synced.attached.id, table.key_bytes(change.key))) in unsent:
                 op = "put" if op == "set" else op
@@ -276,6 +291,8 @@ class Drafter:
             row = change.key if change.row is None else change.row
             run["rows"].append(encode_row(row if len(places) == len(row) else [row[i] for i in places]))
             run["ties"].append(change.tie)
+        if lost:
+            notes.offers.append([encoded_run({**_run("seed", synced, START, order), "rows": lost})])
         for run in grouped.values():
             if not any(run["ties"]):
                 del run["ties"]

@@ -19,7 +19,7 @@ from tidewire_schemas.codec import parse_batch
 from tidewire_schemas.messages import Entry, Refusal, Run
 from tidewire_schemas.names import fold
 from tidewire_schemas.positions import START, Position
-from tidewire_schemas.values import WireRow, WireValue, decode_row
+from tidewire_schemas.values import WireRow, WireValue
 
 
 class OnceMore:
@@ -47,7 +47,7 @@ class OnceMore:
         done.update((fold(refusal.table), json.dumps(refusal.key)) for refusal in entry.refused)
         for run in parse_batch(payload, bytes_max=len(payload)).batch.changes:
             if run.op == "delete":
-                rows = [row for row in run.rows if _name(run, row) not in done and self._may_come(run, row)]
+                rows = [row for row in run.rows if _name(run, row) not in done]
                 if rows:
                     self._keep(was, "delete", run.table, run.key, run.columns, rows)
 
@@ -59,10 +59,6 @@ class OnceMore:
             if self._catalogue.by_name(run["table"]) is not None:
                 self._outbox.append(self._outbox.next_batch(changes.encode(), now_ms, Position(epoch, seq)))
         self._connection.execute("DELETE FROM tidewire_again")
-
-    def _may_come(self, run: Run, row: Sequence[WireValue]) -> bool:
-        synced = self._catalogue.by_name(run.table)
-        return synced is not None and self._seeds.may_be_lost(synced, decode_row(row[: run.key]))
 
     def _keep(
         self, was: Position, op: str, table: str, key: int, columns: Iterable[str], rows: Sequence[WireRow]

@@ -137,13 +137,24 @@ def refused_letter(refusal: Refusal | RefusedRow, seq: int, batch: int, cells: d
     )
 
 
-def won_as_it_is(refusal: Refusal, cells: Mapping[str, WireValue]) -> bool:
-    """Whether the row that the hub holds instead of a refused one has all of these cells: then nothing is lost here."""
-    if refusal.row is None or not cells:
+def held_row(refusal: Refusal) -> dict[str, WireValue] | None:
+    """The row that the hub holds under the key of a refused one, by column; None where it holds none."""
+    return None if refusal.row is None else dict(zip(refusal.row.columns, refusal.row.values, strict=True))
+
+
+def says_nothing_new(
+    op: str, cells: Mapping[str, WireValue], hub: Mapping[str, WireValue] | None, *, again: bool
+) -> bool:
+    """Whether nothing is lost with a refused row, as the hub holds a row with all of its cells.
+
+    One that was offered `again`, to a hub that had lost it, is but a copy: changes of it are offered by themselves.
+    """
+    if hub is None:
         return False
-    hub = {fold(name): value for name, value in zip(refusal.row.columns, refusal.row.values, strict=True)}
-    # As JSON, 1 and 1.0 are two values.
-    return all(json.dumps(value) == json.dumps(hub.get(fold(name))) for name, value in cells.items())
+    if again and op == "seed":
+        return True
+    held = {fold(name): json.dumps(value) for name, value in hub.items()}  # as JSON, 1 and 1.0 are two values
+    return bool(cells) and all(held.get(fold(name), "null") == json.dumps(value) for name, value in cells.items())
 
 
 def has_key_of(synced: Synced, run: Run) -> bool:

@@ -155,11 +155,15 @@ class Sealer:
         return self._changes.left() > 0 or self._seeds.waiting()
 
     def _store(self, draft: Draft, now_ms: int) -> tuple[SealedBatch | None, float]:
-        batch = None if draft.is_empty else self._outbox.next_batch(draft.changes_json, now_ms)
+        was = self._seeds.healing if draft.offers else None
+        batch = None if draft.is_empty else self._outbox.next_batch(draft.changes_json, now_ms, was)
         with self._transaction():
             started = time.perf_counter()
             if batch is not None:
                 self._outbox.append(batch)
+            if draft.offers:
+                self._touch(draft)
+                return batch, time.perf_counter() - started
             self._took(draft)
             self._connection.executemany("DELETE FROM tidewire_unsent WHERE t = ? AND key = ?", draft.whole)
             self._mended(draft)
@@ -190,9 +194,11 @@ class Sealer:
             if synced is not None:
                 self._dead_letters.mended(synced, names_of_keys)
 
+    def _touch(self, draft: Draft) -> None:
+        self._connection.executemany("INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", draft.touched)
+
     def _took(self, draft: Draft) -> None:
-        if draft.touched:
-            self._connection.executemany("INSERT OR IGNORE INTO tidewire_touched (t, key) VALUES (?, ?)", draft.touched)
+        self._touch(draft)
         self._dead_letters.add(draft.dead)
         self._changes.remove(draft.stretch.cut)
         self._sealed(draft.nothing)
@@ -218,7 +224,8 @@ class Sealer:
                 self._letter(too_large, too_large["rows"][0], len(encoded), self._changes.batch_bytes_max, now_ms)
             )
         sends = bool(chunk.rows) and too_large is None
-        batch = self._outbox.next_batch(encoded, now_ms, self._seeds.healing) if sends else None
+        was = self._seeds.healing if self._seeds.had_all(chunk.synced) else None  # else no log ever had the rows
+        batch = self._outbox.next_batch(encoded, now_ms, was) if sends else None
         with self._transaction():
             started = time.perf_counter()
             if batch is not None:
