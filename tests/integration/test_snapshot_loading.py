@@ -106,6 +106,65 @@ def test_rows_that_were_refused_before_a_snapshot_are_dead_letters_once_it_is_lo
     fleet.assert_equal()
 
 
+def test_a_refused_row_that_the_hub_holds_as_it_is_by_then_is_no_dead_letter_of_a_snapshot(fleet: Fleet) -> None:
+    """Guarantee 10: a letter tells of what is lost."""
+    a, b = fleet.edge("a", USERS), fleet.edge("b", USERS)
+    a.sql("INSERT INTO users VALUES ('1', 'one@x', 'one'), ('2', 'two@x', 'two')")
+    fleet.push(a)
+    b.sql("INSERT INTO users VALUES ('8', 'one@x', 'alike'), ('9', 'two@x', 'lost')")
+    fleet.push(b)
+    fleet.pull(a)
+    a.sql("DELETE FROM users WHERE id = '1'; INSERT INTO users VALUES ('8', 'one@x', 'alike'), ('9', 'else', 'lost')")
+    fleet.push(a)
+    FleetSnapshot(fleet).take(b)
+    assert b.dead() == [("users", "unique", ("9",))]
+    fleet.sync()
+    fleet.assert_equal()
+
+
+@pytest.mark.fault("a hub that lost the end of its log")
+def test_a_copy_offered_again_to_a_hub_that_has_the_row_is_no_dead_letter_of_a_snapshot(fleet: Fleet) -> None:
+    """Guarantee 10: a change of it that is offered after it counts."""
+    a, b = fleet.edge("a", USERS), fleet.edge("b", USERS)
+    a.sql("INSERT INTO users VALUES ('kept', 'k@x', 'kept')")
+    fleet.sync()
+    backed_up = fleet.stream.head.seq
+    a.sql("INSERT INTO users VALUES ('lost', 'l@x', 'lost')")
+    fleet.sync()
+    b.sql("UPDATE users SET name = 'of b' WHERE id = 'lost'")
+    fleet.sync()
+    fleet.lose_tail(backed_up)
+    fleet.hello(b)
+    fleet.push(b)
+    fleet.pull(b)
+    b.seal()
+    fleet.hello(a)
+    fleet.push(a)
+    fleet.push(b)  # what b has of the row comes too late
+    FleetSnapshot(fleet).take(b)
+    fleet.sync()
+    fleet.assert_equal()
+    assert a.rows("SELECT name FROM users WHERE id = 'lost'") == [("of b",)]
+    assert a.dead() == b.dead() == []
+
+
+def test_what_a_copy_of_the_database_was_refused_is_no_dead_letter_where_the_row_here_won(fleet: Fleet) -> None:
+    """Guarantee 10: nor where both have it alike. A row that is overwritten here is one."""
+    a = fleet.edge("a", NOTES)
+    fleet.sync()
+    a.sql("INSERT INTO notes VALUES (1, 'not sent yet', 1)")
+    copy = fleet.clone(a, "copy")
+    a.sql("INSERT INTO notes VALUES (2, 'of the first', 2)")
+    copy.sql("INSERT INTO notes VALUES (2, 'of the copy', 2)")
+    fleet.push(a)
+    fleet.push(copy)
+    assert {tuple(row.key) for _device, row in fleet.stream.refused()} == {(1,), (2,)}
+    FleetSnapshot(fleet).take(a)
+    fleet.sync()
+    fleet.assert_equal()
+    assert (a.dead(), copy.dead()) == ([], [("notes", "key_taken", (2,))])
+
+
 def test_refusals_that_the_hub_has_forgotten_are_said_to_be_unknown(
     fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,48 +1,58 @@
 """Rows of own batches that the hub refused, where a snapshot takes the place of the entries that say so.
 
 The snapshot's manifest names them. This device's versions, which its outbox still has, become dead letters in the
-transaction that ends the load: the snapshot has brought the hub's rows by then.
+transaction that ends the load, where the row that the snapshot has brought in their place is another.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from pydantic import TypeAdapter
 
-from tidewire_agent.store.catalogue import Catalogue
+from tidewire_agent.store import rows as rows_of
+from tidewire_agent.store.catalogue import Catalogue, Synced
 from tidewire_agent.store.dead_letters import DeadLetter, DeadLetters
 from tidewire_agent.store.meta import Meta
 from tidewire_agent.store.outbox import Outbox
-from tidewire_agent.store.row_change import batch_cells, refused_letter
+from tidewire_agent.store.row_change import batch_cells, refused_letter, says_nothing_new
 from tidewire_agent.store.row_writer import RowWriter
 from tidewire_agent.store.seeds import Seeds
 from tidewire_schemas.codec import parse_batch
 from tidewire_schemas.names import fold
 from tidewire_schemas.snapshots import RefusedRow, Snapshot
-from tidewire_schemas.values import WireValue, decode_row
+from tidewire_schemas.values import Value, WireValue, decode_row, encode_row
 
 logger = logging.getLogger(__name__)
 
-_ROWS: Final = TypeAdapter(tuple[RefusedRow, ...])
+
+class Remembered(RefusedRow):
+    """A refused row as the manifest names it, and what it was here when the load began."""
+
+    here: dict[str, WireValue] | None = None
+    """The whole row, where another copy of this database wrote what was refused."""
+
+
+_ROWS: Final = TypeAdapter(tuple[Remembered, ...])
 
 _Versions = dict[tuple[str, str, str], dict[str, WireValue]]
 """The rows of a batch, as `batch_cells` gives them."""
-
-_NOTHING: Final[tuple[_Versions, bool]] = ({}, False)
 
 
 class Judged(NamedTuple):
     """A refused row, and what it was here."""
 
-    row: RefusedRow
+    row: Remembered
     cells: dict[str, WireValue]
     """This device's version besides the key; empty where its batch is not here any more."""
     again: bool
     """Whether it was offered again, as the hub had lost it."""
+    lost: bool
+    """Whether the hub holds anything else in its place."""
 
 
 class LoadRefusals:
@@ -50,6 +60,7 @@ class LoadRefusals:
 
     def __init__(
         self,
+        connection: sqlite3.Connection,
         meta: Meta,
         catalogue: Catalogue,
         outbox: Outbox,
@@ -57,6 +68,7 @@ class LoadRefusals:
         seeds: Seeds,
         dead_letters: DeadLetters,
     ) -> None:
+        self._connection = connection
         self._meta = meta
         self._catalogue = catalogue
         self._outbox = outbox
@@ -67,7 +79,8 @@ class LoadRefusals:
     def remember(self, manifest: Snapshot, included: int) -> None:
         """In the transaction that begins the load of a snapshot, with own batches up to `included` in it."""
         checkpoint, released = self._meta.checkpoint, self._outbox.released
-        rows = tuple(row for row in manifest.refused if row.seq > checkpoint.seq)
+        new = (row for row in manifest.refused if row.seq > checkpoint.seq)
+        rows = tuple(Remembered(**row.model_dump(), here=self._others_row(row)) for row in new)
         self._meta.set(load_refused=_ROWS.dump_json(rows).decode() if rows else None)
         if included > released and manifest.refused_since > checkpoint.seq:
             logger.warning(
@@ -79,25 +92,27 @@ class LoadRefusals:
             )
 
     def read(self) -> list[Judged]:
-        """The refused rows with what they were here. Takes no lock."""
+        """Once all rows are loaded: the refused ones with what they were here. Takes no lock."""
         stored = self._meta.text("load_refused")
         if stored is None:
             return []
         batches: dict[int, tuple[_Versions, bool]] = {}
         judged = []
         for row in _ROWS.validate_json(stored):
-            number = self._outbox.number_of(row.incarnation, row.batch)
+            number = self._number_of(row)
             if number is not None and number not in batches:
                 batches[number] = self._batch(number)
-            versions, again = _NOTHING if number is None else batches[number]
+            versions, again = ({}, False) if number is None else batches[number]
             cells = versions.get((fold(row.table), row.op, json.dumps(row.key)), {})
-            judged.append(Judged(row, cells, again))
+            version = cells if row.here is None else row.here
+            hub = self._row(self._catalogue.by_name(row.table), decode_row(row.key))
+            judged.append(Judged(row, cells, again, not says_nothing_new(row.op, version, hub, again=again)))
         return judged
 
     def settle(self, judged: Sequence[Judged]) -> None:
         """In the transaction that ends the load, before its marks go."""
         letters: list[DeadLetter] = []
-        for row, cells, again in judged:
+        for row, cells, again, lost in judged:
             synced = self._catalogue.by_name(row.table)
             key = tuple(decode_row(row.key))
             if row.reason == "row_absent" and synced is not None and self._seeds.may_be_lost(synced, key):
@@ -105,11 +120,30 @@ class LoadRefusals:
                 if row.op == "set" and not again:
                     self._rows.send_again(synced, key, cells)
                 continue
-            letters.append(refused_letter(row, row.seq, row.batch, cells))
+            if lost:
+                letters.append(refused_letter(row, row.seq, row.batch, cells))
         self._dead_letters.add(letters)
 
+    def _number_of(self, row: RefusedRow) -> int | None:
+        """The number here of its batch; None where that is not here, or what has its number is another one."""
+        number = self._outbox.number_of(row.incarnation, row.batch)
+        is_here = number is not None and number <= self._meta.included and self._outbox.digest_of(number) is not None
+        return number if is_here else None
+
     def _batch(self, number: int) -> tuple[_Versions, bool]:
-        if number > self._meta.included or self._outbox.digest_of(number) is None:
-            return _NOTHING  # what has this number here is another batch, or none
         payload = self._outbox.payload_of(number)
         return batch_cells(payload), parse_batch(payload, bytes_max=len(payload)).batch.was is not None
+
+    def _others_row(self, row: RefusedRow) -> dict[str, WireValue] | None:
+        """The row as it is here now, where this database has not written what was refused: a copy of it has."""
+        if self._number_of(row) is not None:
+            return None
+        return self._row(self._catalogue.by_name(row.table), decode_row(row.key))
+
+    def _row(self, synced: Synced | None, key: Sequence[Value]) -> dict[str, WireValue] | None:
+        if synced is None or len(key) != len(synced.table.key):
+            return None
+        row = rows_of.fetch(self._connection, synced.table, key)
+        if row is None:
+            return None
+        return dict(zip(synced.table.column_names, encode_row(row), strict=True))

@@ -188,7 +188,9 @@ class StoreParts:
             self.parked,
             self.seeds,
             self.loads,
-            LoadRefusals(self.meta, self.catalogue, self.outbox, self.rows, self.seeds, self.dead_letters),
+            LoadRefusals(
+                self.connection, self.meta, self.catalogue, self.outbox, self.rows, self.seeds, self.dead_letters
+            ),
             lock_ms_max=self._settings.lock_hold_ms_max,
         )
 
