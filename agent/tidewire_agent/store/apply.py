@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from tidewire_agent.errors import LogDiverged
 from tidewire_agent.store import rows as rows_of
+from tidewire_agent.store.attempt import RowNeedsCare, attempt
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.dead_letters import DeadLetters
 from tidewire_agent.store.history import move_on
@@ -75,6 +76,14 @@ class Applied(NamedTuple):
     """Whether the page holds more."""
 
 
+class _Piece(NamedTuple):
+    """What one transaction did."""
+
+    locked_at: float
+    released: int | None
+    refused: int
+
+
 class Applier:
     """Applies pages to one database.
 
@@ -116,6 +125,8 @@ class Applier:
         self._loads = loads
         self._once_more = once_more
         self._piece = PieceSize(lock_ms_max)
+        self._undo = False
+        """Whether the present transaction can undo what was done for an entry."""
 
     @property
     def replay_from(self) -> Position:
@@ -141,6 +152,24 @@ class Applier:
         if not waiting:
             return Applied(self.replay_from, 0, None, 0, self._parked.count, 0.0, more=False)
         piece, rows = _first_of(waiting, self._piece.rows)
+        began = time.perf_counter()
+        try:
+            # While something is pending, what is known of it would have to be learned again after a rollback.
+            done = self._apply_piece(piece, undo=self._pending.anything())
+        except RowNeedsCare:
+            done = self._apply_piece(piece, undo=True)._replace(locked_at=began)
+        lock_s = time.perf_counter() - done.locked_at
+        self._piece.took(rows, lock_s)
+        more = len(piece) < len(waiting)
+        return Applied(self.replay_from, len(piece), done.released, done.refused, self._parked.count, lock_s, more=more)
+
+    def _apply_piece(self, piece: Sequence[Entry], *, undo: bool) -> _Piece:
+        """Apply entries in one transaction.
+
+        Raises:
+            RowNeedsCare: without `undo`: an entry needs care; nothing was done.
+        """
+        self._undo = undo
         released: int | None = None
         refused = 0
         try:
@@ -157,10 +186,7 @@ class Applier:
         except BaseException:
             self._pending.forget()
             raise
-        lock_s = time.perf_counter() - locked_at
-        self._piece.took(rows, lock_s)
-        more = len(piece) < len(waiting)
-        return Applied(self.replay_from, len(piece), released, refused, self._parked.count, lock_s, more=more)
+        return _Piece(locked_at, released, refused)
 
     @contextmanager
     def covered(self, first_values: Iterable[Value]) -> Iterator[None]:
@@ -317,29 +343,34 @@ class Applier:
         )
 
     def _apply_fast(self, wanted: Sequence[tuple[Synced, Run]]) -> bool:
-        """Apply runs as they are; False, with nothing done, where a row needs care."""
-        self._connection.execute("SAVEPOINT entry")
+        """Apply runs as they are; False, with nothing done, where a row needs care.
+
+        Raises:
+            RowNeedsCare: a row does, and the transaction cannot undo a part of it.
+        """
         try:
-            for synced, run in wanted:
-                values: list[Any] = run.rows
-                if not _BINDABLE.issuperset(map(type, chain.from_iterable(values))):
-                    values = [decode_row(row) for row in values]
-                    if any(type(value) is RawText for row in values for value in row):
-                        raise sqlite3.IntegrityError("text that is not valid UTF-8 is bound row by row")
-                columns, _unknown = rows_of.local_columns(synced.table, run.columns)
-                if run.op == "delete":
-                    rows_of.delete_many(self._connection, synced.table, columns, values)
-                elif run.op == "set":
-                    rows_of.set_many(self._connection, synced.table, columns, values)
-                else:
-                    rows_of.put_many(self._connection, synced.table, columns, values)
-        except sqlite3.IntegrityError:
-            self._connection.execute("ROLLBACK TO entry")
+            with attempt(self._connection, undo=self._undo):
+                for synced, run in wanted:
+                    self._write_run(synced, run)
+        except RowNeedsCare:
+            if not self._undo:
+                raise
             return False
-        finally:
-            if self._connection.in_transaction:  # SQLite has not undone all of it, as it does on a full disk
-                self._connection.execute("RELEASE entry")
         return True
+
+    def _write_run(self, synced: Synced, run: Run) -> None:
+        values: list[Any] = run.rows
+        if not _BINDABLE.issuperset(map(type, chain.from_iterable(values))):
+            values = [decode_row(row) for row in values]
+            if any(type(value) is RawText for row in values for value in row):
+                raise RowNeedsCare  # text that is not valid UTF-8 is bound row by row
+        columns, _unknown = rows_of.local_columns(synced.table, run.columns)
+        if run.op == "delete":
+            rows_of.delete_many(self._connection, synced.table, columns, values)
+        elif run.op == "set":
+            rows_of.set_many(self._connection, synced.table, columns, values)
+        else:
+            rows_of.put_many(self._connection, synced.table, columns, values)
 
     # ── own entries ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple
 from tidewire_agent.store import rows as rows_of
 from tidewire_agent.store.apply import Applier
 from tidewire_agent.store.arrivals import OVERTAKEN, Arrivals, Kept
+from tidewire_agent.store.attempt import RowNeedsCare, attempt
 from tidewire_agent.store.catalogue import Catalogue, Synced, Transaction
 from tidewire_agent.store.history import move_on
 from tidewire_agent.store.load_refusals import LoadRefusals
@@ -192,31 +193,72 @@ class SnapshotLoader:
             change._replace(unknown={}) for change in put_changes(synced, chunk.columns, rows, load.position.seq)
         ]
         keys = [synced.table.key_bytes(change.key) for change in changes]
-        at_end = load.row + len(rows) >= len(chunk.rows)
+        after = load.row + len(rows) if load.row + len(rows) < len(chunk.rows) else None
+        undo = self._pending.anything()  # see `Applier.apply`
+        began = time.perf_counter()
+        try:
+            lock_s = self._load_piece(synced, load, changes, keys, after, undo=undo)
+        except RowNeedsCare:
+            self._load_piece(synced, load, changes, keys, after, undo=True)
+            lock_s = time.perf_counter() - began
+        self._piece.took(len(rows), lock_s)
+        return LoadStep(done=after is None, lock_s=lock_s)
+
+    def _load_piece(
+        self,
+        synced: Synced,
+        load: TableLoad,
+        changes: list[RowChange],
+        keys: list[bytes],
+        after: int | None,
+        *,
+        undo: bool,
+    ) -> float:
+        """Load rows in one transaction; `after` is the next one's place in the chunk. Seconds that it held the lock.
+
+        Raises:
+            RowNeedsCare: without `undo`: a row needs care; nothing was done.
+        """
         with self._writing([change.key[0] for change in changes]) as timed:
             changes, kept = self._arrivals.judge(synced, changes)
-            self._write(synced, load, changes, keys, kept)
+            self._write(synced, load, changes, keys, kept, undo=undo)
             self._loads.mark(load, keys)
             self._arrivals.keep(synced, kept)
-            if not at_end:
-                self._loads.update(load, row=load.row + len(rows))
+            if after is not None:
+                self._loads.update(load, row=after)
             elif load.next + 1 < load.end:
                 self._loads.update(load, next_chunk=load.next + 1)
             else:
                 self._loads.update(load, next_chunk=load.end, stage="sweeping")
-        self._piece.took(len(rows), timed.seconds)
-        return LoadStep(done=at_end, lock_s=timed.seconds)
+        return timed.seconds
 
     def _write(
-        self, synced: Synced, load: TableLoad, changes: list[RowChange], keys: list[bytes], kept: Sequence[Kept]
+        self,
+        synced: Synced,
+        load: TableLoad,
+        changes: list[RowChange],
+        keys: list[bytes],
+        kept: Sequence[Kept],
+        *,
+        undo: bool,
     ) -> None:
         judged = set(keys).difference(synced.table.key_bytes(row.key) for row in kept)
         stays = self._unsent(synced)
         if stays:  # of which a change was too large to be sent
             places = [place for place, key in enumerate(keys) if key not in stays]
             changes, keys = [changes[place] for place in places], [keys[place] for place in places]
-        if kept or not self._is_plain(synced, changes, keys) or not self._put_fast(synced, changes):
-            self._rows.load(changes, lambda change: self._make_way(load, change, judged))
+        if not kept and self._is_plain(synced, changes, keys):
+            try:
+                with attempt(self._connection, undo=undo):
+                    rows = (change.values for change in changes)
+                    if changes:
+                        rows_of.put_many(self._connection, synced.table, changes[0].columns, rows)
+            except RowNeedsCare:
+                if not undo:
+                    raise
+            else:
+                return
+        self._rows.load(changes, lambda change: self._make_way(load, change, judged))
 
     def _is_plain(self, synced: Synced, changes: Sequence[RowChange], keys: Sequence[bytes]) -> bool:
         """Whether rows can be written without looking at each."""
@@ -226,21 +268,6 @@ class SnapshotLoader:
             return False
         table_id = synced.attached.id
         return not self._rows.overlaid or all(self._pending.of(table_id, key).is_empty for key in keys)
-
-    def _put_fast(self, synced: Synced, changes: Sequence[RowChange]) -> bool:
-        """Write rows as they are; False, with nothing done, where one needs care."""
-        if not changes:
-            return True
-        self._connection.execute("SAVEPOINT load")
-        try:
-            rows_of.put_many(self._connection, synced.table, changes[0].columns, (change.values for change in changes))
-        except sqlite3.IntegrityError:
-            self._connection.execute("ROLLBACK TO load")
-            return False
-        finally:
-            if self._connection.in_transaction:  # SQLite has not undone all of it, as it does on a full disk
-                self._connection.execute("RELEASE load")
-        return True
 
     def _make_way(self, load: TableLoad, change: RowChange, judged: Collection[bytes]) -> bool:
         """Remove rows that hold a unique value of this one and that the snapshot will overwrite or sweep anyway.
