@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from tidewire_hub.clones import Agents
 from tidewire_hub.snapshot.manifest import KeptSnapshot
 from tidewire_schemas.errors import LedElsewhere
 from tidewire_schemas.messages import ChainPoint, ColumnsElsewhere, Head, Hello, TableProblem
@@ -86,6 +87,8 @@ class Greet:
     hello: Hello
     connected: frozenset[str] = frozenset()
     """Devices that are there, as far as is known."""
+    agents: Agents = "one"
+    """How many live under this device's name: it may not speak for all."""
 
 
 @dataclass(frozen=True, slots=True)

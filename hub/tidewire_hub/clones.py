@@ -8,7 +8,7 @@ kept apart (a copy gets an incarnation of its own), but a person must hear of it
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 BOOTS_MAX: Final = 4
 """Boots remembered of one device: of more than two copies, some are enough to name."""
@@ -22,6 +22,10 @@ CLONED_HINT: Final = (
     "two live copies of one database: stop one, make a copy of its database without the device's name"
     " (`tidewire-agent backup`), and start that under another --device"
 )
+
+
+Agents = Literal["one", "perhaps two", "two"]
+"""How many live under the name of a device."""
 
 
 @dataclass(slots=True)
@@ -58,6 +62,12 @@ class CloneWatch:
     def others_live(self, boot: str) -> bool:
         """Whether an agent other than this one is thought alive."""
         return any(other != boot for other in self._alive)
+
+    def agents(self, boot: str) -> Agents:
+        """How many there are besides and with this one."""
+        if not self.others_live(boot):
+            return "one"
+        return "perhaps two" if self._returns < RETURNS_MIN else "two"
 
     def clones(self, device: str) -> str | None:
         """Who runs under this name, None if it is one agent alone."""

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from pydantic import BaseModel, TypeAdapter
 
+from tidewire_hub.clones import Agents
 from tidewire_schemas.names import fold
 from tidewire_schemas.shapes import TableShape
 
@@ -18,6 +19,9 @@ DEVICES_MAX: Final = 10_000
 """Devices remembered; the one that declared longest ago goes first."""
 
 DAY_MS: Final = 86_400_000
+
+TWICE: Final = " run twice"
+"""After the name of a device: what agents have declared that lived under it together. No name has a space."""
 
 Columns: TypeAlias = Mapping[str, tuple[str, ...]]
 """Of each table; names are folded."""
@@ -48,9 +52,23 @@ class Declared:
         """As it is kept beside the log."""
         return _GROUPS.dump_json(self._groups)
 
-    def says(self, device: str, shapes: Sequence[TableShape], at_ms: int) -> bool:
-        """A device declares all that it has; whether that is worth being kept."""
+    def says(self, device: str, shapes: Sequence[TableShape], at_ms: int, *, agents: Agents = "one") -> bool:
+        """A device declares all that it has; whether that is worth being kept.
+
+        Where another agent perhaps lives under its name, what that has declared counts as well. Of two that do, nobody
+        knows what becomes of the other one, so what they had together counts for as long as a device that is away.
+        """
         tables = {fold(shape.name): tuple(sorted(fold(c.name) for c in shape.columns)) for shape in shapes}
+        if agents != "one":
+            tables = _together(tables, self._said_by(device))
+        both = _together(tables, self._said_by(device + TWICE))
+        is_news = agents == "two" and self._keep(device + TWICE, both, at_ms)
+        return self._keep(device, tables, at_ms) or is_news
+
+    def _said_by(self, device: str) -> Columns:
+        return next((group.tables for group in self._groups if device in group.devices), {})
+
+    def _keep(self, device: str, tables: dict[str, tuple[str, ...]], at_ms: int) -> bool:
         before = next((group for group in self._groups if device in group.devices), None)
         if before is not None and before.tables == tables and at_ms - before.devices[device] < DAY_MS:
             return False
@@ -83,3 +101,8 @@ class Declared:
         del group.devices[device]
         if not group.devices:
             self._groups.remove(group)
+
+
+def _together(one: Columns, other: Columns) -> dict[str, tuple[str, ...]]:
+    tables = one.keys() | other.keys()
+    return {name: tuple(sorted({*one.get(name, ()), *other.get(name, ())})) for name in sorted(tables)}

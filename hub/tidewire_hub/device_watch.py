@@ -107,6 +107,7 @@ class DeviceWatch:
             self._voice.complain(session, "hello_needed", over)  # the Welcome tells it so
         else:
             self._voice.report("warning", found, device=session.device)
+            self._voice.complain(session, "hello_needed", found)  # each tells the tables that it has
             self._voice.complain(session, "cloned", found, hint=CLONED_HINT, retry=False)
 
     def save_soon(self, now: Now, *, is_news: bool = False) -> None:

@@ -98,7 +98,8 @@ class Greetings:
         if hello.epoch > self._situation.epoch:
             self._voice.add(Lead(hello.epoch))
         session.greeting = True
-        self._voice.add(Greet(session.device, hello, self._devices.registry.connected()))
+        connected = self._devices.registry.connected()
+        self._voice.add(Greet(session.device, hello, connected, session.clones.agents(hello.boot)))
 
     def _over(self, device: str) -> Session:
         session = self._sessions.of(device)

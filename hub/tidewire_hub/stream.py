@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
+from tidewire_hub.clones import Agents
 from tidewire_hub.commit import Acked, BatchProblem, Commit, Incoming, TableDigest
 from tidewire_hub.database import WAL_BYTES_MAX
 from tidewire_hub.declare import Declaration
@@ -261,15 +262,22 @@ class Stream:
             return state.chains.newest_of_all(device, count)
 
     def declare(
-        self, device: str, shapes: Sequence[TableShape], *, at_ms: int = 0, connected: Collection[str] = ()
+        self,
+        device: str,
+        shapes: Sequence[TableShape],
+        *,
+        at_ms: int = 0,
+        connected: Collection[str] = (),
+        agents: Agents = "one",
     ) -> list[TableProblem]:
         """Merge the tables a device declares into the catalogue, durably; what of them cannot be taken, and why.
 
         Columns that it does not have, and no other device that counts either, are forgotten: those count that declared
-        in the last `columns_kept_days`, or are in `connected`. Declaring what is known already costs no write.
+        in the last `columns_kept_days`, or are in `connected`; and what another of the `agents` under its name has
+        declared. Declaring what is known already costs no write.
         """
         state = self._follower.ready()
-        if self._declared.says(device, shapes, at_ms):
+        if self._declared.says(device, shapes, at_ms, agents=agents):
             self._log.save_document(DECLARED, self._declared.to_json())
         with self._follower.errors():
             catalogue, problems = self._declaration.merge_all(

@@ -154,7 +154,9 @@ class StreamHost:
         on_log = self.stream.checkpoint_known(hello.position)
         if not on_log:
             recent = self.stream.recent_of_all(device, handshake.RECENT_MAX)
-        problems = self.stream.declare(device, hello.tables, at_ms=wall_ms(), connected=greet.connected)
+        problems = self.stream.declare(
+            device, hello.tables, at_ms=wall_ms(), connected=greet.connected, agents=greet.agents
+        )
         return Standing(
             table_problems=tuple(problems),
             whole_since=self.stream.whole_since,

@@ -30,7 +30,7 @@ def clone_of(hub: HubProcess) -> str | None:
 def test_a_copied_card_is_named_at_the_hub_and_by_both_agents_and_a_restart_is_not(
     broker: Mosquitto, tmp_path: Path
 ) -> None:
-    """Guarantees 2 and 7: what either of them writes is on both, once."""
+    """Guarantees 2 and 7: what either of them writes is on both, once; also in a column that only one of them has."""
     first, second = tmp_path / "first.db", tmp_path / "second.db"
     quickly = ["--ack-timeout-s", "1"]
     options = ["--devices-save-interval-s", "0.1"]
@@ -44,6 +44,8 @@ def test_a_copied_card_is_named_at_the_hub_and_by_both_agents_and_a_restart_is_n
             one.stop()
             app.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             shutil.copy(first, second)
+            migrated = "ALTER TABLE orders ADD COLUMN note", "UPDATE orders SET note = 'of the copy'"
+            make_database(second, *migrated).close()
             one.start()
             assert clone_of(hub) is None
             with AgentProcess(second, "till-7", broker.url, *quickly) as two:
@@ -55,12 +57,13 @@ def test_a_copied_card_is_named_at_the_hub_and_by_both_agents_and_a_restart_is_n
                     number = len(written)
                     written.extend([(f"one-{number}", 1.0), (f"two-{number}", 2.0)])
                     app.execute("INSERT INTO orders VALUES (?, 1)", (f"one-{number}",))
-                    copy.execute("INSERT INTO orders VALUES (?, 2)", (f"two-{number}",))
+                    copy.execute("INSERT INTO orders (id, total) VALUES (?, 2)", (f"two-{number}",))
                     return "cloned" in one.problems & two.problems
 
                 wait_for(both_say_so, 40, what="both agents say that they are two", every_s=0.2)
                 for path in (first, second):
-                    wait_rows(path, sorted([("a", 1.0), *written]))
+                    all_rows = "SELECT id, total FROM orders ORDER BY id"
+                    wait_rows(path, sorted([("a", 1.0), *written]), query=all_rows)
                 said = "device till-7 is run twice: boots"
                 wait_for(lambda: said in (clone_of(hub) or ""), what="the hub names it", every_s=0.1)
                 assert said in hub.log
@@ -71,4 +74,7 @@ def test_a_copied_card_is_named_at_the_hub_and_by_both_agents_and_a_restart_is_n
             wait_for(lambda: "cloned" not in one.problems, what="so does the agent that goes on", every_s=0.1)
             wait_for(lambda: shown(hub)["state"] == "live", what="that one is shown", every_s=0.1)
             assert shown(hub)["boot"] == one.status.boot
+            app.execute("ALTER TABLE orders ADD COLUMN note")
+            note = "SELECT note FROM orders WHERE id = 'a'"
+            wait_for(lambda: app.execute(note).fetchone() == ("of the copy",), what="the copy's value comes, too")
         app.close()

@@ -140,7 +140,7 @@ class Fleet:
         host = StreamHost(self.stream, HubSettings.model_validate({"data": self.folder}))
         return handshake.welcome(
             hello,
-            host.greet(Greet(edge.device, hello)),
+            host.greet(Greet(edge.device, hello, agents="one" if self._is_alone(edge) else "two")),
             log=self.stream.log_id,
             epoch=self.stream.epoch,
             head=self.stream.head,
@@ -183,13 +183,16 @@ class Fleet:
         """Seal, and bring all that the log does not have into it."""
         if edge.store.refresh() or edge.store.epoch != self.stream.epoch:
             self.hello(edge)
-        if any(other is not edge and other.device == edge.device for other in self.edges):
+        if not self._is_alone(edge):
             self.hello(edge)
         edge.seal()
         commit = self._sequence(edge)
         assert not commit.problems, commit.problems
         self.commits.append(commit)
         return commit
+
+    def _is_alone(self, edge: Edge) -> bool:
+        return not any(other is not edge and other.device == edge.device for other in self.edges)
 
     def _sequence(self, edge: Edge) -> Commit:
         accepted = self.stream.accepted(edge.device, edge.store.incarnation)

@@ -69,8 +69,10 @@ def say(driver: Driver, state: Any, boot: str, *, retained: bool = False) -> lis
 def test_the_hub_names_both_to_a_person_and_tells_them() -> None:
     driver = Driver.make()
     answers = [answer for boot in [FIRST, SECOND] * 4 for answer in say(driver, "live", boot)]
-    (problem,) = answers
+    asked, problem = answers
+    assert isinstance(asked, Problem)
     assert isinstance(problem, Problem)
+    assert asked.code == "hello_needed"  # each says which tables it has
     assert (problem.code, problem.incarnation, problem.boot) == ("cloned", None, None)
     record = driver.core.devices.get("till")
     assert record is not None

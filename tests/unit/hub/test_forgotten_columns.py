@@ -77,6 +77,27 @@ def test_what_another_device_has_is_kept_however_long_it_is_connected() -> None:
     assert columns_of_table(stream) == ["id", "n", "ZZ"]
 
 
+def test_agents_under_one_name_speak_for_themselves_alone() -> None:
+    """What either of them has is kept, also of one that is away, for as long as of a device."""
+    stream = open_stream(settings=StreamSettings(columns_kept_days=30))
+    a_story(stream)
+    stream.declare("a", [NARROW], at_ms=NOW_MS, agents="perhaps two")
+    stream.declare("a", [NEW], at_ms=NOW_MS, agents="two")
+    stream.declare("a", [NARROW], at_ms=NOW_MS + 29 * DAY_MS)
+    assert columns_of_table(stream) == ["id", "z", "n", "ZZ"]
+    stream.declare("a", [NARROW], at_ms=NOW_MS + 31 * DAY_MS, connected={"a"})
+    assert columns_of_table(stream) == ["id", "n"]
+
+
+def test_an_agent_that_was_taken_for_two_speaks_for_its_device_again() -> None:
+    stream = open_stream()
+    a_story(stream)
+    stream.declare("a", [NARROW], at_ms=NOW_MS, agents="perhaps two")
+    assert columns_of_table(stream) == ["id", "z", "n"]
+    stream.declare("a", [NARROW], at_ms=NOW_MS)
+    assert columns_of_table(stream) == ["id", "n"]
+
+
 def test_a_hub_that_starts_anew_knows_what_devices_have_that_are_away(tmp_path: Path) -> None:
     stream = open_stream(SqliteLog.open(tmp_path / "log.db"), tmp_path / "state.db")
     a_story(stream)
