@@ -17,7 +17,7 @@ from typing import NamedTuple
 import psutil
 
 from bench.app import SCHEMA, begin_app, connect, end_app
-from bench.bed import ARRIVAL_POLL_S, FANOUT_POLL_S, LATENCY_POLL_S, wait_databases
+from bench.bed import ARRIVAL_POLL_S, LATENCY_POLL_S, wait_databases
 from bench.machine import ROOT
 from bench.results import Usage
 from bench.usage import using
@@ -58,7 +58,7 @@ def move(folder: Path, rows: int, per_transaction: int, *, pause_s: float = 0.0,
         }
         with using({name: psutil.Process(pid) for name, pid in {**processes, "broker": broker.pid}.items()}, used):
             app_process = begin_app(a, rows, per_transaction, pause_s)
-            poll_s = LATENCY_POLL_S if pause_s else ARRIVAL_POLL_S if receivers == 1 else FANOUT_POLL_S
+            poll_s = LATENCY_POLL_S if pause_s else ARRIVAL_POLL_S
             seen = wait_databases(takers, rows, poll_s=poll_s)
             written = end_app(app_process)
     return Moved(written.began, written.committed, seen, used)

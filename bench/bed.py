@@ -15,9 +15,9 @@ from bench.results import Usage
 from bench.usage import using
 from support.processes import Device, Site
 
-ARRIVAL_POLL_S = 0.001
+ARRIVAL_POLL_S = 0.005
+"""A look takes time of the processors that the jobs need: one each millisecond took a twentieth of it."""
 LATENCY_POLL_S = 0.0002
-FANOUT_POLL_S = 0.005
 
 
 class Bed(Site):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.app import Written, begin_app, end_app
-from bench.bed import FANOUT_POLL_S, LATENCY_POLL_S, Bed, wait_arrival, wait_arrivals
+from bench.bed import LATENCY_POLL_S, Bed, wait_arrival, wait_arrivals
 from bench.results import Sample, Usage
 
 ROWS = 50_000
@@ -26,7 +26,7 @@ def throughput(folder: Path, *, rows: int = ROWS, per_transaction: int = PER_TRA
         a, *others = [bed.add("a"), *(bed.add(f"b{n}" if receivers > 1 else "b") for n in range(receivers))]
         with bed.using(used):
             app = begin_app(a.db, rows, per_transaction)
-            seen = wait_arrivals(others, rows, **({"poll_s": FANOUT_POLL_S} if receivers > 1 else {}))
+            seen = wait_arrivals(others, rows)
             written = end_app(app)
     used["app"] = written.used
     return Sample(

@@ -16,8 +16,10 @@ class StoreSettings(BaseModel):
 
     busy_timeout_s: Annotated[float, Field(gt=0)] = 5.0
     """How long the agent waits for the app's write lock before it reports the database as busy and tries again."""
-    wal_bytes_max: Annotated[int, Field(ge=4096)] = 4 * 1024 * 1024
-    """About how much the agent writes to the `-wal` file before it moves it into the database (a checkpoint)."""
+    wal_bytes_max: Annotated[int, Field(ge=4096)] = 32 * 1024 * 1024
+    """About how much may gather in the `-wal` file until the agent moves what it wrote into the database (a
+    checkpoint). Less writes pages that change often to the disk more often. It may be more while somebody reads all the
+    time."""
     batch_bytes_max: Annotated[int, Field(ge=1024)] = BATCH_BYTES_MAX
     """Largest batch. A larger transaction is split and the log says so; a larger single row becomes a dead letter."""
     changes_per_batch_soft_max: Annotated[int, Field(ge=1)] = 1_000
