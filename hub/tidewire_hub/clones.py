@@ -59,6 +59,10 @@ class CloneWatch:
         self._alive.pop(boot, None)
         self._forget_returns()
 
+    def is_alive(self, boot: str) -> bool:
+        """Whether this agent is thought alive. What it sent may become an entry after its goodbye."""
+        return boot in self._alive
+
     def others_live(self, boot: str) -> bool:
         """Whether an agent other than this one is thought alive."""
         return any(other != boot for other in self._alive)

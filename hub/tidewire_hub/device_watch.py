@@ -84,7 +84,7 @@ class DeviceWatch:
         session.was_accepted(ack.incarnation, ack.batch)
         self.registry.was_accepted(session.device, ack.batch, ack.seq, now.ms)
         boot = session.boots.get(ack.incarnation)
-        if boot is not None:
+        if boot is not None and session.clones.is_alive(boot):
             self.heard(session, boot, ack.incarnation, now)
         return boot
 

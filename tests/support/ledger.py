@@ -40,14 +40,22 @@ class Ledger:
         assert not done.stderr, done.stderr
 
     def lose_end(self, device: Device, kept: Mapping[str, int]) -> None:
-        """The disk of a device has lost the end of what its app wrote, but nothing of `kept`."""
+        """The disk of a device has lost the end of what its app wrote, but nothing of `kept`.
+
+        Where it ended between a commit and its sealing, that commit came again as a new write: a later version is told.
+        """
         found = self._rows(device)
+        lost = [(key, values.get("n", 0)) for key, values in self._overwritten()]
         for row in [row for row in self.written if row.startswith(f"{device.device}-")]:
-            assert found.get(row, 0) >= kept.get(row, 0), (device.device, row)
+            assert found.get(row, 0) >= kept.get(row, 0) or (row in found and ([row], kept[row]) in lost), row
             if row in found:
                 self.written[row] = found[row]
             else:
                 del self.written[row]
+
+    def _overwritten(self) -> list[tuple[list[str], dict[str, Any]]]:
+        """Keys and values that a concurrent write has gone over."""
+        return [(record["key"], record["lost"]) for record in self.site.conflicts() if record["kind"] == "overwritten"]
 
     def check_values(self, devices: Sequence[Device]) -> None:
         """No device holds what no app wrote."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from support.hub_core import Driver, hello, told
+from support.hub_core import Driver, batch, group_of, hello, told
 from tidewire_hub.actions import Standing
 from tidewire_hub.clones import BOOTS_MAX, CloneWatch
 from tidewire_hub.sessions import Session
@@ -88,6 +88,20 @@ def test_the_hub_names_both_to_a_person_and_tells_them() -> None:
     record = driver.core.devices.get("till")
     assert record is not None
     assert record.state == "stopped"
+
+
+def test_a_batch_that_becomes_an_entry_after_its_agent_has_gone_does_not_bring_that_back() -> None:
+    driver = Driver.make()
+    said_hello(driver, FIRST)
+    group = group_of(driver.up("till", batch(incarnation=FIRST)))
+    say(driver, "offline", FIRST)
+    driver.appended(group)
+    for boot in [SECOND, "3" * 32] * 4:
+        say(driver, "live", boot)
+    record = driver.core.devices.get("till")
+    assert record is not None
+    assert record.clone is not None
+    assert FIRST[:8] not in record.clone
 
 
 def test_a_welcome_says_so_for_as_long_as_it_is_so() -> None:
