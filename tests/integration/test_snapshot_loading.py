@@ -122,6 +122,23 @@ def test_a_refused_row_that_the_hub_holds_as_it_is_by_then_is_no_dead_letter_of_
     fleet.assert_equal()
 
 
+def test_a_refused_row_is_a_dead_letter_also_while_the_hubs_row_waits_for_its_place(fleet: Fleet) -> None:
+    """Guarantee 10: the row that stands here then is not the hub's."""
+    schema = "CREATE TABLE users (id INTEGER PRIMARY KEY, email TEXT UNIQUE, name TEXT)"
+    a, b = fleet.edge("a", schema), fleet.edge("b", schema)
+    a.sql("INSERT INTO users VALUES (9, 'nine@x', 'of a')")
+    fleet.push(a)
+    b.sql("INSERT INTO users VALUES (9, 'mine@x', 'of b')")
+    fleet.push(b)
+    b.sql("INSERT INTO users VALUES (7, 'nine@x', 'not sent yet')")
+    FleetSnapshot(fleet).take(b)
+    assert b.store.backlog().parked == 1
+    assert b.rows("SELECT name FROM users WHERE id = 9") == [("of b",)]
+    fleet.sync()
+    assert b.dead() == [("users", "key_taken", (9,)), ("users", "unique", (7,))]
+    fleet.assert_equal()
+
+
 @pytest.mark.fault("a hub that lost the end of its log")
 def test_a_copy_offered_again_to_a_hub_that_has_the_row_is_no_dead_letter_of_a_snapshot(fleet: Fleet) -> None:
     """Guarantee 10: a change of it that is offered after it counts."""

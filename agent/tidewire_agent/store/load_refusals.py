@@ -51,8 +51,13 @@ class Judged(NamedTuple):
     """This device's version besides the key; empty where its batch is not here any more."""
     again: bool
     """Whether it was offered again, as the hub had lost it."""
-    lost: bool
-    """Whether the hub holds anything else in its place."""
+    version: dict[str, WireValue]
+    """What it is compared with: these cells, or the whole row where a copy of this database wrote it."""
+
+    @property
+    def key(self) -> tuple[Value, ...]:
+        """The row's."""
+        return tuple(decode_row(self.row.key))
 
 
 class LoadRefusals:
@@ -92,7 +97,7 @@ class LoadRefusals:
             )
 
     def read(self) -> list[Judged]:
-        """Once all rows are loaded: the refused ones with what they were here. Takes no lock."""
+        """The refused rows with what they were here. Takes no lock."""
         stored = self._meta.text("load_refused")
         if stored is None:
             return []
@@ -104,25 +109,32 @@ class LoadRefusals:
                 batches[number] = self._batch(number)
             versions, again = ({}, False) if number is None else batches[number]
             cells = versions.get((fold(row.table), row.op, json.dumps(row.key)), {})
-            version = cells if row.here is None else row.here
-            hub = self._row(self._catalogue.by_name(row.table), decode_row(row.key))
-            judged.append(Judged(row, cells, again, not says_nothing_new(row.op, version, hub, again=again)))
+            judged.append(Judged(row, cells, again, cells if row.here is None else row.here))
         return judged
 
     def settle(self, judged: Sequence[Judged]) -> None:
         """In the transaction that ends the load, before its marks go."""
         letters: list[DeadLetter] = []
-        for row, cells, again, lost in judged:
+        for refused in judged:
+            row, cells, again, _version = refused
             synced = self._catalogue.by_name(row.table)
-            key = tuple(decode_row(row.key))
+            key = refused.key
             if row.reason == "row_absent" and synced is not None and self._seeds.may_be_lost(synced, key):
                 # It is here: it will be offered as a seed, as when an entry says so.
                 if row.op == "set" and not again:
                     self._rows.send_again(synced, key, cells)
                 continue
-            if lost:
+            if self._is_lost(synced, refused):
                 letters.append(refused_letter(row, row.seq, row.batch, cells))
         self._dead_letters.add(letters)
+
+    def _is_lost(self, synced: Synced | None, refused: Judged) -> bool:
+        """Whether the hub holds anything else in its place, or may, where the row here is not the hub's."""
+        key = refused.key
+        if synced is None or len(key) != len(synced.table.key):
+            return True
+        hub = self._row(synced, key) if self._rows.is_as_logged(synced, synced.table.key_bytes(key)) else None
+        return not says_nothing_new(refused.row.op, refused.version, hub, again=refused.again)
 
     def _number_of(self, row: RefusedRow) -> int | None:
         """The number here of its batch; None where that is not here, or what has its number is another one."""

@@ -370,6 +370,16 @@ class RowWriter:
         """Whether a row was set aside under a local one that the log has judged since."""
         return parked.reason == OVERLAID and not self._overlay(synced, key).only_unsealed
 
+    def is_as_logged(self, synced: Synced, name: bytes) -> bool:
+        """Whether a row is here what the log says: nothing of it is pending or unsent, none waits for its place."""
+        table_id = synced.attached.id
+        unsent = "SELECT EXISTS (SELECT 1 FROM tidewire_unsent WHERE t = ? AND key = ?)"
+        return (
+            self._pending.of(table_id, name).is_empty
+            and self._parked.get(table_id, name) is None
+            and not self._connection.execute(unsent, (table_id, name)).fetchone()[0]
+        )
+
     def retry_parked(self) -> None:
         """Try what is parked again, where something may have changed."""
         waiting = self.to_retry()

@@ -391,7 +391,7 @@ class SnapshotLoader:
         whole, position, included = self._loads.whole, self._loads.position, self._loads.included
         loaded = {load.table_id for load in self._loads.under_way if load.stage == "loaded"}
         refused = self._refusals.read() if whole else []
-        with self._writing(self._applier.keys_to_retry()) as timed:
+        with self._writing(chain(self._applier.keys_to_retry(), (row.key[0] for row in refused if row.key))) as timed:
             self._refusals.settle(refused)
             before = self._meta.checkpoint
             mark_base(self._connection, self._meta)
