@@ -65,11 +65,20 @@ class Ledger:
                 assert text == note(row, n), (device.device, row, n)
 
     def wait_complete(self, devices: Sequence[Device]) -> None:
-        """Until all hold all that was written: also what a device gives back to a hub that had lost it."""
+        """Until all hold all that was written: also what a device gives back to a hub that had lost it.
+
+        What a device says of itself is from before, until it has heard of the hub that leads now.
+        """
+        wait_for(lambda: self._have_heard(devices), 120.0, what="all have heard of the hub that leads")
         wait_for(
             lambda: all(self._rows(device) == self.written for device in devices), 120.0, what="all rows are there"
         )
         self.site.wait_at_rest(*devices)
+
+    def _have_heard(self, devices: Sequence[Device]) -> bool:
+        answer = self.site.hub.http("readyz")
+        heard = "SELECT value FROM tidewire_meta WHERE name = 'heard_epoch'"
+        return answer is not None and all(device.query(heard) == [(answer[1]["hub"]["epoch"],)] for device in devices)
 
     def _rows(self, device: Device) -> dict[Any, Any]:
         return dict(device.query("SELECT id, n FROM items"))
