@@ -188,7 +188,7 @@ class Engine:
         if len(payload) < LARGE_BYTES:
             received = self._inbox.open(topic, payload)
         else:
-            received = await self._loop.run_in_executor(None, self._inbox.open_in_turn, topic, payload)
+            received = await self._loop.run_in_executor(self._inbox.thread, self._inbox.open_in_turn, topic, payload)
         if received is None:
             if self._inbox.rejected_count != rejected:
                 self._on_change(False)

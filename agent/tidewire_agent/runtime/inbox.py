@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
 from tidewire_agent.session.session import Incoming
@@ -49,6 +50,8 @@ class Inbox:
             topics.head(stream): ("head", Assembler(message_bytes_max, limit_name=_LIMIT)),
         }
         self._message_bytes_max = message_bytes_max
+        self.thread: Final = ThreadPoolExecutor(1, "inbox")
+        """For `open_in_turn`: messages come one after the other, and each thread more keeps memory of its own."""
         self._clock_ms = clock_ms
         self.rejected: deque[RejectedMessage] = deque(maxlen=REJECTED_KEPT_MAX)
         self.rejected_count = 0
