@@ -222,8 +222,7 @@ def test_a_forked_child_does_not_keep_the_agent_s_lock(path: Path) -> None:
 
 
 def test_the_agent_copies_the_wal_file_back_so_that_the_app_need_not(path: Path) -> None:
-    limits = {"offline_changes_max": 1, "wal_bytes_max": 1024 * 1024}
-    with DataSync(path, device="till-7", broker=NOBODY, **limits) as sync:
+    with DataSync(path, device="till-7", broker=NOBODY, offline_changes_max=1, wal_bytes_max=1024 * 1024) as sync:
         assert sync.connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (WAL_PAGES_WITH_AGENT,)
         for i in range(120):
             sync.update(f"k{i}", "x" * 50_000)
